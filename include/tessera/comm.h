@@ -1,0 +1,168 @@
+/* Communication between ranks.
+ *
+ * Every call is a collective: the same calls in the same order on all ranks of
+ * the group; one thread at a time per communicator. Calls are enqueued on a
+ * stream and return before completion, and what they point to is borrowed until
+ * then. A failure sticks to the communicator: every later call returns it, and
+ * tsr_comm_poll says which rank caused it. */
+#ifndef TESSERA_COMM_H
+#define TESSERA_COMM_H
+
+#include "tessera/device.h"
+#include "tessera/dtype.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- bootstrap: how ranks first find each other ---- */
+
+typedef struct tsr_bootstrap tsr_bootstrap; /* one thread at a time per rank */
+
+TSR_API int tsr_bootstrap_rank(const tsr_bootstrap *bootstrap);
+TSR_API int tsr_bootstrap_world(const tsr_bootstrap *bootstrap);
+
+/* all[r * bytes ...] = mine of rank r. Blocking; collective.
+ * Errors: UNAVAILABLE (a peer is gone, or silent for timeout_ms). */
+TSR_API tsr_status tsr_bootstrap_exchange(tsr_bootstrap *bootstrap,
+                                          const void *mine, size_t bytes,
+                                          void *all, int timeout_ms);
+TSR_API void tsr_bootstrap_release(tsr_bootstrap *bootstrap); /* takes NULL */
+
+/* One rank alone. */
+TSR_API tsr_status tsr_bootstrap_create_solo(tsr_bootstrap **out_bootstrap);
+
+/* `world` ranks that are threads of this process: fills bootstraps[0 .. world),
+ * each to be used and released by its thread. */
+TSR_API tsr_status tsr_bootstrap_create_threads(int world,
+                                                tsr_bootstrap **bootstraps);
+
+/* `world` ranks that will be forked from this process. Before forking:
+ * tsr_fork_group_create. In child r: tsr_bootstrap_create_forked(group, r),
+ * which closes what other ranks own. In the parent afterwards: release the
+ * group. */
+typedef struct tsr_fork_group tsr_fork_group;
+TSR_API tsr_status tsr_fork_group_create(int world, tsr_fork_group **out_group);
+TSR_API void tsr_fork_group_release(tsr_fork_group *group); /* takes NULL */
+TSR_API tsr_status tsr_bootstrap_create_forked(tsr_fork_group *group, int rank,
+                                               tsr_bootstrap **out_bootstrap);
+
+/* ---- communicator ---- */
+
+typedef struct tsr_comm tsr_comm;
+
+typedef enum tsr_comm_capability {
+    TSR_COMM_SHARED_MEMORY =
+        1, /* tsr_comm_shared_alloc gives memory that all ranks map */
+    TSR_COMM_FUSED_REDUCE = 2, /* reduce_scatter scales, adds and sums squares
+                                  without a temporary */
+} tsr_comm_capability;
+
+typedef struct tsr_comm_options {
+    int timeout_ms; /* a peer silent for so long within a call counts as gone;
+                       0: 60,000 */
+} tsr_comm_options;
+
+/* The ranks of one host: one rank, threads of one process, or processes over
+ * shared memory, by the bootstrap's kind. Collective. Peers that die are
+ * noticed through a socket kept open; the others' calls return UNAVAILABLE
+ * naming it. */
+TSR_API tsr_status tsr_comm_create_host(tsr_bootstrap *bootstrap,
+                                        const tsr_comm_options *options,
+                                        tsr_comm **out_comm);
+TSR_API void tsr_comm_release(
+    tsr_comm *comm); /* takes NULL; local: does not wait for peers */
+
+TSR_API int tsr_comm_rank(const tsr_comm *comm);
+TSR_API int tsr_comm_world(const tsr_comm *comm);
+TSR_API unsigned
+tsr_comm_capabilities(const tsr_comm *comm); /* OR of tsr_comm_capability */
+
+/* TSR_OK, or the failure that sticks to the communicator; *out_rank (may be
+ * NULL) is then the rank that caused it or -1. */
+TSR_API tsr_status tsr_comm_poll(tsr_comm *comm, int *out_rank);
+
+/* Makes the whole group fail with UNAVAILABLE naming this rank: for a rank that
+ * cannot go on. Thread-safe. */
+TSR_API void tsr_comm_abort(tsr_comm *comm, const char *reason);
+
+/* A second communicator over the same ranks and the same shared memory, with an
+ * order of its own (gather and reduce use one each, so that neither waits
+ * behind the other). Collective, blocking. Release it before its parent. */
+TSR_API tsr_status tsr_comm_split(tsr_comm *comm, tsr_comm **out_comm);
+
+/* Memory that every rank of the host maps, zeroed and reserved (a later touch
+ * cannot fail): the same bytes, at an address of each rank's own. The calls
+ * below copy nothing extra for tensors that lie at the same offset of it on
+ * every rank
+ * ("symmetric"), or anywhere in it when only read by their owner. Collective,
+ * blocking; bytes equal on all ranks; one allocation per communicator and its
+ * splits; freed with the communicator. Errors: OUT_OF_MEMORY (says how much is
+ * available); FAILED_PRECONDITION (a second one). */
+TSR_API tsr_status tsr_comm_shared_alloc(tsr_comm *comm, size_t bytes,
+                                         void **out_memory);
+
+/* One tensor of a gather:   full[r * count + i] = shard_r[i].
+ * shard  (count) read;   full  (world * count) written; in place when shard ==
+ * full + rank * count. count  equal on all ranks; 0 is a no-op. Shards that lie
+ * in the shared memory are read where they lie. */
+typedef struct tsr_gather {
+    const void *shard;
+    void *full;
+    size_t count;
+    tsr_dtype dtype;
+} tsr_gather;
+
+/* Gathers `gather_count` tensors in one call. `gathers` is borrowed until the
+ * call has run. Cost: each rank receives (world - 1) * count * dtype bytes a
+ * tensor. Done means: all peers have read this rank's shards. */
+TSR_API tsr_status tsr_comm_gather(tsr_comm *comm, const tsr_gather *gathers,
+                                   size_t gather_count, tsr_stream *stream);
+
+/* One tensor of a reduce-scatter, summed in rank order in f32 (i32: in i32):
+ *   shard[i] = (accumulate ? shard[i] : 0) + scale * sum over r of full_r[rank
+ * * count + i] full   (world * count) of wire dtype, read;   shard  (count) of
+ * out dtype, written valid  elements of full that exist: full may be shorter
+ * than world * count; those past `valid` count as 0 and are never read. world *
+ * count for all. square_sum  may be NULL: receives the sum of squares of the
+ * written shard, f32 rounded from a double summed in fixed blocks f32, bf16 and
+ * f16 may differ between wire and out; i32 only i32 with scale 1; u8 is
+ * refused. */
+typedef struct tsr_reduce {
+    const void *full;
+    void *shard;
+    size_t count;
+    size_t valid;
+    tsr_dtype wire_dtype;
+    tsr_dtype out_dtype;
+    float scale;
+    int accumulate;
+    float *square_sum;
+} tsr_reduce;
+
+/* Done means: all peers have read this rank's full tensors, so their bytes may
+ * be reused. */
+TSR_API tsr_status tsr_comm_reduce_scatter(tsr_comm *comm,
+                                           const tsr_reduce *reduces,
+                                           size_t reduce_count,
+                                           tsr_stream *stream);
+
+/* buffer[i] = sum over ranks in rank order (f32, bf16, f16 summed in f32; i32).
+ * In place. */
+TSR_API tsr_status tsr_comm_all_reduce(tsr_comm *comm, void *buffer,
+                                       size_t count, tsr_dtype dtype,
+                                       tsr_stream *stream);
+
+/* buffer of `root` to all. */
+TSR_API tsr_status tsr_comm_broadcast(tsr_comm *comm, void *buffer,
+                                      size_t count, tsr_dtype dtype, int root,
+                                      tsr_stream *stream);
+
+/* No rank passes before all have arrived. Memory written before it by any rank
+ * is visible after it to all. */
+TSR_API tsr_status tsr_comm_barrier(tsr_comm *comm, tsr_stream *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,51 @@
+/* What the operating system offers beyond POSIX; os_linux.c is the only file
+ * that knows Linux. */
+#ifndef TSR_BASE_OS_H
+#define TSR_BASE_OS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* Zeroed private memory in pages, huge where `bytes` makes that worthwhile;
+ * touched when `touch`. */
+tsr_status tsr_os_map(size_t bytes, bool touch, void **out_memory);
+void tsr_os_unmap(void *memory, size_t bytes); /* takes NULL */
+
+/* An anonymous file of `bytes`, its pages reserved now, so that no later touch
+ * can fail; close it with close(). */
+tsr_status tsr_os_shared_file(const char *name, size_t bytes, int *out_fd);
+/* Maps all of it, shared between everybody who maps it. */
+tsr_status tsr_os_map_shared(int fd, size_t bytes, void **out_memory);
+
+/* Bytes that can still be used before the machine, or this process's cgroup (v1
+ * or v2), runs out. */
+size_t tsr_os_memory_available(void);
+
+/* Processors this process may run on, at least 1. */
+int tsr_os_processors(void);
+
+/* Sleeps while *word == value, until woken or for timeout_ns (negative: for
+ * ever). Spurious returns are allowed. `shared`: the word lies in memory shared
+ * between processes. */
+void tsr_os_futex_wait(_Atomic uint32_t *word, uint32_t value,
+                       int64_t timeout_ns, bool shared);
+void tsr_os_futex_wake(_Atomic uint32_t *word, bool shared); /* wakes all */
+
+/* The calling process is killed when its parent dies. */
+void tsr_os_die_with_parent(void);
+
+/* One iteration of a spin loop. */
+static inline void tsr_os_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Monotonic nanoseconds. */
+int64_t tsr_os_now_ns(void);
+
+#endif

@@ -1,0 +1,212 @@
+#define _GNU_SOURCE
+#include "base/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "base/text.h"
+
+/* Size of a huge page on x86-64; smaller requests stay on ordinary pages. */
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+
+static void touch_pages(char *memory, size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (size_t at = 0; at < bytes; at += page)
+        ((volatile char *)memory)[at] = 0;
+}
+
+tsr_status tsr_os_map(size_t bytes, bool touch, void **out_memory) {
+    *out_memory = NULL;
+    if (bytes == 0)
+        return TSR_OK;
+    /* Room for moving the start to a huge page's boundary; what hangs over is
+     * given back. */
+    size_t slack = bytes >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 0;
+    if (bytes > SIZE_MAX - slack)
+        return tsr_error(TSR_OUT_OF_MEMORY, "could not map %zu bytes", bytes);
+    char *memory = mmap(NULL, bytes + slack, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return tsr_error(TSR_OUT_OF_MEMORY, "could not map %zu bytes: %s",
+                         bytes, strerror(errno));
+    if (slack) {
+        char *aligned = (char *)tsr_round_up((size_t)memory, HUGE_PAGE_BYTES);
+        size_t before = (size_t)(aligned - memory);
+        size_t page = (size_t)sysconf(_SC_PAGESIZE),
+               kept = tsr_round_up(bytes, page);
+        if (before)
+            munmap(memory, before);
+        if (before + kept < bytes + slack)
+            munmap(aligned + kept, bytes + slack - before - kept);
+        memory = aligned;
+        madvise(memory, bytes, MADV_HUGEPAGE); /* advice only: a refusal costs
+                                                  speed, not correctness */
+    }
+    if (touch)
+        touch_pages(memory, bytes);
+    *out_memory = memory;
+    return TSR_OK;
+}
+
+void tsr_os_unmap(void *memory, size_t bytes) {
+    if (memory)
+        munmap(memory, bytes);
+}
+
+tsr_status tsr_os_shared_file(const char *name, size_t bytes, int *out_fd) {
+    *out_fd = -1;
+    int fd = memfd_create(name, MFD_CLOEXEC);
+    if (fd < 0)
+        return tsr_error(TSR_IO, "could not create shared memory '%s': %s",
+                         name, strerror(errno));
+    size_t available = tsr_os_memory_available();
+    if (bytes > available || bytes > (size_t)INT64_MAX) {
+        close(fd);
+        return tsr_error(
+            TSR_OUT_OF_MEMORY,
+            "shared memory '%s' needs %zu bytes but only %zu are available",
+            name, bytes, available);
+    }
+    int code = 0;
+    if (bytes > 0 && ftruncate(fd, (off_t)bytes) != 0)
+        code = errno;
+    while (code == 0 && bytes > 0 &&
+           (code = posix_fallocate(fd, 0, (off_t)bytes)) == EINTR)
+        code = 0;
+    if (code != 0) {
+        close(fd);
+        return tsr_error(
+            TSR_OUT_OF_MEMORY,
+            "could not reserve %zu bytes of shared memory '%s': %s", bytes,
+            name, strerror(code));
+    }
+    *out_fd = fd;
+    return TSR_OK;
+}
+
+tsr_status tsr_os_map_shared(int fd, size_t bytes, void **out_memory) {
+    *out_memory = NULL;
+    if (bytes == 0)
+        return TSR_OK;
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED)
+        return tsr_error(TSR_OUT_OF_MEMORY,
+                         "could not map %zu bytes of shared memory: %s", bytes,
+                         strerror(errno));
+    *out_memory = memory;
+    return TSR_OK;
+}
+
+/* First number after `key` in `path`; SIZE_MAX where there is none ("max", no
+ * file). */
+static size_t read_number(const char *path, const char *key) {
+    size_t value = SIZE_MAX;
+    char line[256];
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return value;
+    while (fgets(line, sizeof line, file)) {
+        size_t length = strlen(key);
+        if (strncmp(line, key, length) != 0)
+            continue;
+        char *end;
+        unsigned long long number = strtoull(line + length, &end, 10);
+        if (end != line + length)
+            value = number > SIZE_MAX ? SIZE_MAX : (size_t)number;
+        break;
+    }
+    fclose(file);
+    return value;
+}
+
+/* What a cgroup folder and its parents still allow. */
+static size_t cgroup_room(const char *mount, const char *group,
+                          const char *limit_file, const char *usage_file) {
+    char folder[PATH_MAX], path[PATH_MAX + 64];
+    size_t room = SIZE_MAX;
+    snprintf(folder, sizeof folder, "%s%s", mount, group);
+    for (;;) {
+        snprintf(path, sizeof path, "%s/%s", folder, limit_file);
+        size_t limit = read_number(path, "");
+        snprintf(path, sizeof path, "%s/%s", folder, usage_file);
+        size_t usage = read_number(path, "");
+        if (limit != SIZE_MAX && usage != SIZE_MAX) {
+            size_t left = limit > usage ? limit - usage : 0;
+            room = left < room ? left : room;
+        }
+        char *slash = strrchr(folder, '/');
+        if (!slash || strlen(folder) <= strlen(mount))
+            return room;
+        *slash = '\0';
+    }
+}
+
+size_t tsr_os_memory_available(void) {
+    size_t kib = read_number("/proc/meminfo", "MemAvailable:");
+    size_t available = kib > SIZE_MAX / 1024 ? SIZE_MAX : kib * 1024;
+    char line[PATH_MAX];
+    FILE *file = fopen("/proc/self/cgroup", "re");
+    if (!file)
+        return available;
+    while (fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\n")] = '\0';
+        char *controllers = strchr(line, ':'),
+             *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group)
+            continue;
+        *group++ = '\0';
+        size_t room = SIZE_MAX;
+        if (strcmp(controllers + 1, "") == 0)
+            room = cgroup_room("/sys/fs/cgroup", group, "memory.max",
+                               "memory.current");
+        else if (strstr(controllers + 1, "memory"))
+            room =
+                cgroup_room("/sys/fs/cgroup/memory", group,
+                            "memory.limit_in_bytes", "memory.usage_in_bytes");
+        available = room < available ? room : available;
+    }
+    fclose(file);
+    return available;
+}
+
+int tsr_os_processors(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return 1;
+    int count = CPU_COUNT(&set);
+    return count > 0 ? count : 1;
+}
+
+void tsr_os_futex_wait(_Atomic uint32_t *word, uint32_t value,
+                       int64_t timeout_ns, bool shared) {
+    struct timespec timeout = {.tv_sec = timeout_ns / 1000000000,
+                               .tv_nsec = timeout_ns % 1000000000};
+    syscall(SYS_futex, word, shared ? FUTEX_WAIT : FUTEX_WAIT_PRIVATE, value,
+            timeout_ns < 0 ? NULL : &timeout, NULL, 0);
+}
+
+void tsr_os_futex_wake(_Atomic uint32_t *word, bool shared) {
+    syscall(SYS_futex, word, shared ? FUTEX_WAKE : FUTEX_WAKE_PRIVATE, INT_MAX,
+            NULL, NULL, 0);
+}
+
+void tsr_os_die_with_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }
+
+int64_t tsr_os_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
