@@ -194,9 +194,9 @@ typedef struct tsr_vjp {
 
 typedef enum tsr_op_flag {
     TSR_OP_COLLECTIVE = 1, /* all ranks must issue it in the same order */
-    TSR_OP_ORDERING =
-        2, /* moves no data: wait, release, fences; has no kernel */
-    TSR_OP_VARIADIC = 4, /* any number of inputs from min_inputs up */
+    TSR_OP_ORDERING = 2,   /* moves no data: wait, release */
+    TSR_OP_VARIADIC = 4,   /* any number of inputs from min_inputs up */
+    TSR_OP_FREES = 8,      /* ends its inputs: nobody may read them later */
 } tsr_op_flag;
 
 typedef struct tsr_op {
@@ -212,7 +212,8 @@ typedef struct tsr_op {
     unsigned saved; /* bit i: output i exists for the backward alone and has no
                        gradient */
     /* Types of the outputs, *out_count of them (room for max(TSR_MAX_OUTPUTS,
-     * input_count)). Errors: INVALID_ARGUMENT naming the input or attribute
+     * input_count)). view->outputs holds the types the caller expects, where it
+     * named outputs. Errors: INVALID_ARGUMENT naming the input or attribute
      * that does not fit. */
     tsr_status (*infer)(const tsr_op_view *view, tsr_type *outputs,
                         size_t *out_count);

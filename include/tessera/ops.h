@@ -22,67 +22,83 @@ typedef enum tsr_weight_layout {
         1, /* weight[O, I], as torch.nn.Linear and Llama's files have it */
 } tsr_weight_layout;
 
-/* ---- builders (see tsr_graph_status for failures) ----
- *
- * op                    inputs -> outputs, attributes, meaning
- * embedding             tokens i32[...], weight[V, C] -> y[..., C] y[n] =
- * weight[tokens[n]]; token outside [0, V): row of NaN embedding_grad tokens
- * i32[...], dy[..., C], acc[V, C]? -> dweight[V, C] {rows=V}    over acc when
- * given; tokens outside [0, V) are skipped; rows are added in token order
- * position_add          x[B, T, C], weight[P, C], position i32[1]? -> y y[b, t]
- * = x[b, t] + weight[position + t] (position 0 when absent; position + t >= P:
- * NaN). y may take x's memory position_grad         dy[B, T, C], acc[P, C]? ->
- * dweight[P, C] {rows=P}     for position 0; rows past T are 0 (or acc)
- * layer_norm            x[..., C], weight[C], bias[C] {eps~} -> y[..., C],
- * mean[...], rstd[...] biased variance; rstd = 1 / sqrt(variance + eps)
- * layer_norm_grad       x, weight[C], mean, rstd, dy, acc[..., C]? -> dx,
- * dweight[C], dbias[C]    dx may take acc's (else dy's) memory linear x[...,
- * I], weight, bias[O]? -> y[..., O] {weight_layout} linear_grad_input dy[...,
- * O], weight, acc[..., I]? -> dx[..., I] {weight_layout}            dx may take
- * acc's memory linear_grad_weight    x[..., I], dy[..., O], acc? -> dweight
- * {weight_layout}                    over acc when given bias_grad dy[..., O],
- * acc[O]? -> dbias[O]                                           over acc when
- * given attention             qkv[B, T, (H + 2G) * D] -> y[B, T, H * D], lse[B,
- * H, T] {heads=H, kv_heads=G} a row of qkv is q heads, then k heads, then v
- * heads; causal; scores * 1/sqrt(D); query head h uses key/value head h / (H /
- * G); lse = log sum exp of the scaled scores attention_grad        qkv, y, lse,
- * dy -> dqkv {heads, kv_heads} attention_cached      qkv[B, 1, (H + 2G) * D],
- * k[B, G, P, D], v[B, G, P, D], position i32[1] -> y[B, 1, H * D], k, v {heads,
- * kv_heads} writes this token's k and v at `position` of the caches (in place),
- * attends to [0, position]; position outside [0, P): y is NaN and nothing is
- * written gelu                  x -> y     tanh form: 0.5 x (1 +
- * tanh(sqrt(2/pi) (x + 0.044715 x^3))); y may take x's memory gelu_grad x, dy
- * -> dx                                                          dx may take
- * dy's memory add                   a, b -> y y may take a's or b's memory
- * cross_entropy         logits[..., V], targets i32[...], loss[1] -> loss[1],
- * lse[...] {vocab, scale~, accumulate} loss = (accumulate ? loss : 0) + scale *
- * sum over rows with target in [0, vocab) of (lse - logits[target]), summed in
- * double in row order; columns past `vocab` are padding and masked; rows with a
- * negative target are ignored; a target >= vocab makes the loss NaN. In place
- * over loss cross_entropy_grad    logits, targets, lse -> dlogits {vocab,
- * scale~}    scale * (softmax - onehot); padding and ignored rows 0; dlogits
- * may take logits' memory adamw                 param[n], grad[n], m[n], v[n],
- * schedule[2], clip[1] -> param, m, v {beta1~, beta2~, eps~, weight_decay~}
- *                       schedule = {learning rate, step counted from 1}; g =
- * grad * clip; torch.optim.AdamW's formula with bias correction in double; in
- * place. clip not finite: everything is left as it is sum x_0, x_1, ... (any
- * shapes) -> y[1]                     every element, in order, in double
- * clip_scale            square_sum[1] -> norm[1], clip[1] {max_norm~} norm =
- * sqrt; clip = min(1, max_norm / (norm + 1e-6)); 1 when max_norm is 0; NaN when
- * the norm is not finite
+/* ---- what each op means ---- */
+
+/* clang-format off */
+/* embedding           tokens i32[...], weight[V, C] -> y[..., C]
+ *                     y[n] = weight[tokens[n]]; token outside [0, V): row of NaN
+ * embedding_grad      tokens i32[...], dy[..., C], acc[V, C]? -> dweight[V, C]
+ *                     {rows=V}; over acc when given; tokens outside [0, V) are
+ *                     skipped; rows are added in token order
+ * position_add        x[B, T, C], weight[P, C], position i32[1]? -> y[B, T, C]
+ *                     y[b, t] = x[b, t] + weight[position + t]; position 0 when
+ *                     absent; position + t outside [0, P): NaN; y may take x's
+ *                     memory
+ * position_grad       dy[B, T, C], acc[P, C]? -> dweight[P, C]
+ *                     {rows=P}; for position 0; rows past T are 0 (or acc)
+ * layer_norm          x[..., C], weight[C], bias[C] -> y[..., C], mean[...], rstd[...]
+ *                     {eps~}; biased variance; rstd = 1 / sqrt(variance + eps)
+ * layer_norm_grad     x, weight, mean, rstd, dy, acc[..., C]? -> dx, dweight[C], dbias[C]
+ *                     dx may take acc's (else dy's) memory
+ * linear              x[..., I], weight, bias[O]? -> y[..., O]   {weight_layout}
+ * linear_grad_input   dy[..., O], weight, acc[..., I]? -> dx[..., I]
+ *                     {weight_layout}; dx may take acc's memory
+ * linear_grad_weight  x[..., I], dy[..., O], acc? -> dweight
+ *                     {weight_layout}; over acc when given
+ * bias_grad           dy[..., O], acc[O]? -> dbias[O]            over acc when given
+ * attention           qkv[B, T, (H + 2G) * D] -> y[B, T, H * D], lse[B, H, T]
+ *                     {heads=H, kv_heads=G}; a row of qkv is q heads, then k heads,
+ *                     then v heads; causal; scores * 1/sqrt(D); query head h uses
+ *                     key/value head h / (H / G); lse = log sum exp of the scores
+ * attention_grad      qkv, y, lse, dy -> dqkv                    {heads, kv_heads}
+ * attention_cached    qkv[B, 1, (H + 2G) * D], k[B, G, P, D], v[B, G, P, D],
+ *                     position i32[1] -> y[B, 1, H * D], k, v    {heads, kv_heads}
+ *                     writes this token's k and v at `position` of the caches, in
+ *                     place, and attends to [0, position]; position outside
+ *                     [0, P): y is NaN and nothing is written
+ * gelu                x[...] -> y[...]
+ *                     0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); y may take
+ *                     x's memory
+ * gelu_grad           x[...], dy[...] -> dx[...]                 dx may take dy's memory
+ * add                 a[...], b[...] -> y[...]                   y may take a's memory
+ * cross_entropy       logits[..., V], targets i32[...], loss[1] -> loss[1], lse[...]
+ *                     {vocab, scale~, accumulate}; loss = (accumulate ? loss : 0) +
+ *                     scale * sum over rows with target in [0, vocab) of
+ *                     (lse - logits[target]), in double in row order; columns past
+ *                     vocab are padding, masked; rows with a negative target are
+ *                     ignored; a target >= vocab makes the loss NaN; in place
+ * cross_entropy_grad  logits, targets, lse -> dlogits
+ *                     {vocab, scale~}; scale * (softmax - onehot); padding and
+ *                     ignored rows 0; dlogits may take logits' memory
+ * adamw               param[n], grad[n], m[n], v[n], schedule[2], clip[1] -> param, m, v
+ *                     {beta1~, beta2~, eps~, weight_decay~}; schedule = {learning
+ *                     rate, step counted from 1}; g = grad * clip; the formula of
+ *                     torch.optim.AdamW, bias correction in double; in place; clip
+ *                     not finite: everything is left as it is
+ * sum                 x_0, x_1, ... (any shapes) -> y[1]         in order, in double
+ * clip_scale          square_sum[1] -> norm[1], clip[1]
+ *                     {max_norm~}; norm = sqrt; clip = min(1, max_norm / (norm +
+ *                     1e-6)); 1 when max_norm is 0; NaN when the norm is not finite
  *
  * ZeRO (inserted by passes; run by zero/core, without kernels):
- * gather                shard_0, ... -> gathered_0, ...       one communicator
- * call; in place of the weights where they are shared wait gathered_0, ... ->
- * the compute stream waits for that gather release               gathered_0,
- * ... ->                    end of the gathered copies reduce full_0, ...,
- * grad_shard_0, ..., square_sum[n] -> grad_shard_0, ..., square_sum
- * {accumulate} one reduce-scatter call, in place over the gradient shards;
- * square_sum[i] of the written shard i all_reduce            x_0, ... -> x_0,
- * ...                  in place fence_readers         -> no rank goes on before
- * all have finished reading gathered weights fence_writers         -> no rank
- * goes on before all have finished writing their shards
- */
+ * gather              shard_0, ... -> gathering_0, ...
+ *                     one communicator call; where memory is shared, the copies are
+ *                     the weights' own place and nothing moves
+ * wait                gathering_0, ... -> gathered_0, ...
+ *                     the compute stream waits for that gather; uses take its outputs
+ * release             gathered_0, ... ->                         end of the copies
+ * reduce              full_0, ..., grad_shard_0, ..., square_sum[n]
+ *                     -> grad_shard_0, ..., square_sum[n]        {accumulate}
+ *                     one reduce-scatter call, in place; square_sum[i] of shard i
+ * all_reduce          x_0, ... -> x_0, ...                       in place
+ * fence_readers       shard_0, ... -> shard_0, ...
+ *                     no rank goes on before all have finished reading weights
+ * fence_writers       shard_0, ... -> shard_0, ...
+ *                     no rank goes on before all have finished writing shards */
+/* clang-format on */
+
+/* ---- builders (see tsr_graph_status for failures) ---- */
+
 TSR_API tsr_value_id tsr_embedding(tsr_graph *graph, tsr_value_id tokens,
                                    tsr_value_id weight);
 TSR_API tsr_value_id tsr_position_add(tsr_graph *graph, tsr_value_id x,

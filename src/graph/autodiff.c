@@ -1,4 +1,5 @@
-/* The backward of a graph: nodes in reverse, each asked for its vector-Jacobian product by its row. */
+/* The backward of a graph: nodes in reverse, each asked for its vector-Jacobian
+ * product by its row. */
 #include "graph/graph.h"
 
 typedef struct autodiff {
@@ -13,7 +14,8 @@ typedef struct autodiff {
     tsr_type_array types;
 } autodiff;
 
-/* A value needs a gradient when a parameter feeds it. Values are in the order of their nodes. */
+/* A value needs a gradient when a parameter feeds it. Values are in the order
+ * of their nodes. */
 static void mark_needed(autodiff *self) {
     tsr_graph *graph = self->graph;
     for (size_t i = 0; i < self->value_count; i++)
@@ -22,18 +24,24 @@ static void mark_needed(autodiff *self) {
         const tsr_node *node = &graph->nodes.data[n];
         bool needed = false;
         for (int32_t i = 0; i < node->inputs.count; i++)
-            needed = needed || self->needed[tsr_inputs_of(graph, node)[i].index];
+            needed =
+                needed || self->needed[tsr_inputs_of(graph, node)[i].index];
         for (int32_t i = 0; needed && i < node->outputs.count; i++)
             if (!(tsr_graph_op(graph, node)->saved >> i & 1))
                 self->needed[tsr_outputs_of(graph, node)[i].index] = true;
     }
 }
 
-static tsr_status differentiate_node(autodiff *self, const tsr_node *node, bool is_loss) {
+static tsr_status differentiate_node(autodiff *self, const tsr_node *node,
+                                     bool is_loss) {
     tsr_graph *graph = self->graph;
     const tsr_op *op = tsr_graph_op(graph, node);
-    tsr_vjp vjp = {.graph = graph, .out_grads = self->out_grads, .wanted = self->wanted, .in_grads = self->in_grads};
-    tsr_value_id *operands = NULL; /* a copy: the graph's lists move while the row adds nodes */
+    tsr_vjp vjp = {.graph = graph,
+                   .out_grads = self->out_grads,
+                   .wanted = self->wanted,
+                   .in_grads = self->in_grads};
+    tsr_value_id *operands =
+        NULL; /* a copy: the graph's lists move while the row adds nodes */
     tsr_attr *attrs = NULL;
     tsr_status status = TSR_OK;
     bool has_gradient = is_loss, wanted = false;
@@ -51,15 +59,21 @@ static tsr_status differentiate_node(autodiff *self, const tsr_node *node, bool 
     if (!has_gradient || !wanted)
         return TSR_OK;
     if (!op->vjp)
-        return tsr_error(TSR_UNSUPPORTED, "op '%s' (layer '%s') lies between a parameter and the loss but has no gradient",
+        return tsr_error(TSR_UNSUPPORTED,
+                         "op '%s' (layer '%s') lies between a parameter and "
+                         "the loss but has no gradient",
                          op->name, node->layer);
 
-    size_t inputs = (size_t)node->inputs.count, outputs = (size_t)node->outputs.count, attr_count = (size_t)node->attrs.count;
-    TSR_TRY_GOTO(tsr_alloc(inputs + outputs, sizeof *operands, (void **)&operands));
+    size_t inputs = (size_t)node->inputs.count,
+           outputs = (size_t)node->outputs.count,
+           attr_count = (size_t)node->attrs.count;
+    TSR_TRY_GOTO(
+        tsr_alloc(inputs + outputs, sizeof *operands, (void **)&operands));
     TSR_TRY_GOTO(tsr_alloc(attr_count, sizeof *attrs, (void **)&attrs));
     TSR_TRY_GOTO(tsr_graph_view(graph, node, &self->types, &vjp.view));
     memcpy(operands, tsr_graph_inputs(graph, node), inputs * sizeof *operands);
-    memcpy(operands + inputs, tsr_graph_outputs(graph, node), outputs * sizeof *operands);
+    memcpy(operands + inputs, tsr_graph_outputs(graph, node),
+           outputs * sizeof *operands);
     if (attr_count)
         memcpy(attrs, vjp.view.attrs, attr_count * sizeof *attrs);
     vjp.view.attrs = attrs;
@@ -84,19 +98,24 @@ static tsr_status name_gradients(autodiff *self) {
         if (value->role != TSR_ROLE_PARAMETER)
             continue;
         if (!tsr_has_value(self->grads[i]))
-            return tsr_error(TSR_INVALID_ARGUMENT, "the loss does not depend on parameter '%s'", value->name);
+            return tsr_error(TSR_INVALID_ARGUMENT,
+                             "the loss does not depend on parameter '%s'",
+                             value->name);
         tsr_value *grad = tsr_value_of(self->graph, self->grads[i]);
         if (grad->role == TSR_ROLE_FULL_GRAD)
-            return tsr_error(TSR_UNSUPPORTED, "parameters '%s' and '%s' share one gradient", value->name,
-                             self->graph->params.data[grad->param.index].name);
-        /* Earlier parts of a sum of gradients are full gradients too: they lie in the same memory. */
+            return tsr_error(
+                TSR_UNSUPPORTED, "parameters '%s' and '%s' share one gradient",
+                value->name, self->graph->params.data[grad->param.index].name);
+        /* Earlier parts of a sum of gradients are full gradients too: they lie
+         * in the same memory. */
         for (tsr_value_id part = self->grads[i]; tsr_has_value(part);) {
             tsr_value *at = tsr_value_of(self->graph, part);
             at->role = TSR_ROLE_FULL_GRAD;
             at->param = value->param;
             tsr_node *node = &self->graph->nodes.data[at->producer.index];
             int output = 0;
-            while (tsr_outputs_of(self->graph, node)[output].index != part.index)
+            while (tsr_outputs_of(self->graph, node)[output].index !=
+                   part.index)
                 output++;
             part = tsr_graph_must_alias(self->graph, node, output);
         }
@@ -107,7 +126,8 @@ static tsr_status name_gradients(autodiff *self) {
 static size_t widest_node(const tsr_graph *graph) {
     size_t widest = TSR_MAX_OUTPUTS;
     for (size_t n = 0; n < graph->nodes.count; n++) {
-        size_t inputs = (size_t)graph->nodes.data[n].inputs.count, outputs = (size_t)graph->nodes.data[n].outputs.count;
+        size_t inputs = (size_t)graph->nodes.data[n].inputs.count,
+               outputs = (size_t)graph->nodes.data[n].outputs.count;
         widest = inputs > widest ? inputs : widest;
         widest = outputs > widest ? outputs : widest;
     }
@@ -116,16 +136,24 @@ static size_t widest_node(const tsr_graph *graph) {
 
 tsr_status tsr_graph_differentiate(tsr_graph *graph) {
     tsr_status status = TSR_OK;
-    autodiff self = {.graph = graph, .value_count = graph->values.count, .node_count = graph->nodes.count};
+    autodiff self = {.graph = graph,
+                     .value_count = graph->values.count,
+                     .node_count = graph->nodes.count};
     size_t widest = widest_node(graph);
 
     TSR_TRY(tsr_graph_status(graph));
-    if (!tsr_has_value(graph->loss) || graph->values.data[graph->loss.index].producer.index < 0)
-        return tsr_error(TSR_INVALID_ARGUMENT, "the graph has no loss that a node makes");
-    TSR_TRY_GOTO(tsr_alloc(self.value_count, sizeof *self.grads, (void **)&self.grads));
-    TSR_TRY_GOTO(tsr_alloc(self.value_count, sizeof *self.needed, (void **)&self.needed));
-    TSR_TRY_GOTO(tsr_alloc(widest, sizeof *self.in_grads, (void **)&self.in_grads));
-    TSR_TRY_GOTO(tsr_alloc(widest, sizeof *self.out_grads, (void **)&self.out_grads));
+    if (!tsr_has_value(graph->loss) ||
+        graph->values.data[graph->loss.index].producer.index < 0)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "the graph has no loss that a node makes");
+    TSR_TRY_GOTO(
+        tsr_alloc(self.value_count, sizeof *self.grads, (void **)&self.grads));
+    TSR_TRY_GOTO(tsr_alloc(self.value_count, sizeof *self.needed,
+                           (void **)&self.needed));
+    TSR_TRY_GOTO(
+        tsr_alloc(widest, sizeof *self.in_grads, (void **)&self.in_grads));
+    TSR_TRY_GOTO(
+        tsr_alloc(widest, sizeof *self.out_grads, (void **)&self.out_grads));
     TSR_TRY_GOTO(tsr_alloc(widest, sizeof *self.wanted, (void **)&self.wanted));
     for (size_t i = 0; i < self.value_count; i++)
         self.grads[i] = TSR_NO_VALUE;

@@ -11,7 +11,8 @@
 #define TSR_NO_NODE ((tsr_node_id){-1})
 #define TSR_NO_PARAM ((tsr_param_id){-1})
 
-/* Nodes refer to their operands by spans of shared lists, so that nodes can be moved and copied as plain structs. */
+/* Nodes refer to their operands by spans of shared lists, so that nodes can be
+ * moved and copied as plain structs. */
 struct tsr_graph {
     const tsr_op_table *ops; /* borrowed */
     TSR_ARRAY(tsr_value) values;
@@ -20,20 +21,23 @@ struct tsr_graph {
     TSR_ARRAY(tsr_value_id) operands; /* of inputs and outputs */
     TSR_ARRAY(tsr_attr) attrs;
     TSR_ARRAY(tsr_node_id) afters;
-    TSR_ARRAY(char *) strings; /* owned; every name in the graph points to one */
+    TSR_ARRAY(char *)
+    strings; /* owned; every name in the graph points to one */
     TSR_ARRAY(tsr_type) types; /* scratch of inference */
     tsr_value_id loss;
-    const char *layer;     /* of the next node */
-    tsr_phase phase;       /* of the next node */
-    tsr_section section;   /* of the next node */
-    tsr_status status;     /* the first failure of a builder call */
-    char *status_message;  /* owned */
+    const char *layer;    /* of the next node */
+    tsr_phase phase;      /* of the next node */
+    tsr_section section;  /* of the next node */
+    tsr_status status;    /* the first failure of a builder call */
+    char *status_message; /* owned */
 };
 
-/* Keeps `status` (with the current message) as the graph's failure unless it already has one. Returns the sticking status. */
+/* Keeps `status` (with the current message) as the graph's failure unless it
+ * already has one. Returns the sticking status. */
 tsr_status tsr_graph_fail(tsr_graph *graph, tsr_status status);
 
-/* A copy of `text` owned by the graph; equal texts share one. NULL on failure (which sticks). */
+/* A copy of `text` owned by the graph; equal texts share one. NULL on failure
+ * (which sticks). */
 const char *tsr_graph_intern(tsr_graph *graph, const char *text, size_t length);
 
 /* Adds a value as it is (its name is interned). */
@@ -46,46 +50,66 @@ typedef struct tsr_node_desc {
     size_t input_count;
     const tsr_attr *attrs;
     size_t attr_count;
-    const tsr_value_id *outputs; /* existing values to write; NULL: new activations from inference */
+    const tsr_value_id *outputs; /* existing values to write; NULL: new
+                                    activations from inference */
     size_t output_count;         /* when outputs are given */
 } tsr_node_desc;
 
-/* Checks and appends a node in the graph's current section, phase and layer. The node's id through out_node (may be NULL). */
-tsr_status tsr_graph_append(tsr_graph *graph, const tsr_node_desc *desc, tsr_node_id *out_node);
+/* Checks and appends a node in the graph's current section, phase and layer.
+ * The node's id through out_node (may be NULL). */
+tsr_status tsr_graph_append(tsr_graph *graph, const tsr_node_desc *desc,
+                            tsr_node_id *out_node);
 
-/* Arity, attributes and inferred types of a node that may come from anywhere; outputs must equal what is inferred. */
+/* Arity, attributes and inferred types of a node that may come from anywhere;
+ * outputs must equal what is inferred. */
 tsr_status tsr_graph_check_node(tsr_graph *graph, const tsr_node *node);
 
-/* A view of a node; its arrays live in `types`, which the caller zero-initialises and frees with TSR_ARRAY_FREE. */
+/* A view of a node; its arrays live in `types`, which the caller
+ * zero-initialises and frees with TSR_ARRAY_FREE. */
 typedef TSR_ARRAY(tsr_type) tsr_type_array;
-tsr_status tsr_graph_view(const tsr_graph *graph, const tsr_node *node, tsr_type_array *types, tsr_op_view *out_view);
+tsr_status tsr_graph_view(const tsr_graph *graph, const tsr_node *node,
+                          tsr_type_array *types, tsr_op_view *out_view);
 
-/* The input whose memory output `output` always / may take: TSR_NO_VALUE where the op's row names none. */
-tsr_value_id tsr_graph_must_alias(const tsr_graph *graph, const tsr_node *node, int output);
-tsr_value_id tsr_graph_may_alias(const tsr_graph *graph, const tsr_node *node, int output);
+/* The input whose memory output `output` always / may take: TSR_NO_VALUE where
+ * the op's row names none. */
+tsr_value_id tsr_graph_must_alias(const tsr_graph *graph, const tsr_node *node,
+                                  int output);
+tsr_value_id tsr_graph_may_alias(const tsr_graph *graph, const tsr_node *node,
+                                 int output);
 
-/* Makes `order` (node_count nodes, copied) the graph's nodes and renews every value's producer. */
-tsr_status tsr_graph_set_nodes(tsr_graph *graph, const tsr_node *order, size_t node_count);
+/* Makes `order` (node_count nodes, copied) the graph's nodes and renews every
+ * value's producer. */
+tsr_status tsr_graph_set_nodes(tsr_graph *graph, const tsr_node *order,
+                               size_t node_count);
 
 /* Adds `before` to what `node` waits for. */
-tsr_status tsr_graph_add_after(tsr_graph *graph, tsr_node *node, tsr_node_id before);
+tsr_status tsr_graph_add_after(tsr_graph *graph, tsr_node *node,
+                               tsr_node_id before);
 
-/* "n12 linear (h.3.attn)" in `buffer`; returns buffer. "%7 'tokens'" likewise. */
+/* "n12 linear (h.3.attn)" in `buffer`; returns buffer. "%7 'tokens'" likewise.
+ */
 #define TSR_LABEL_BYTES 160
-char *tsr_graph_node_label(const tsr_graph *graph, tsr_node_id node, char buffer[TSR_LABEL_BYTES]);
-char *tsr_graph_value_label(const tsr_graph *graph, tsr_value_id value, char buffer[TSR_LABEL_BYTES]);
+char *tsr_graph_node_label(const tsr_graph *graph, tsr_node_id node,
+                           char buffer[TSR_LABEL_BYTES]);
+char *tsr_graph_value_label(const tsr_graph *graph, tsr_value_id value,
+                            char buffer[TSR_LABEL_BYTES]);
 
 static inline bool tsr_has_value(tsr_value_id id) { return id.index >= 0; }
 
 /* Mutable access for passes. */
-static inline tsr_value *tsr_value_of(tsr_graph *graph, tsr_value_id id) { return &graph->values.data[id.index]; }
-static inline tsr_value_id *tsr_inputs_of(tsr_graph *graph, const tsr_node *node) {
+static inline tsr_value *tsr_value_of(tsr_graph *graph, tsr_value_id id) {
+    return &graph->values.data[id.index];
+}
+static inline tsr_value_id *tsr_inputs_of(tsr_graph *graph,
+                                          const tsr_node *node) {
     return graph->operands.data + node->inputs.first;
 }
-static inline tsr_value_id *tsr_outputs_of(tsr_graph *graph, const tsr_node *node) {
+static inline tsr_value_id *tsr_outputs_of(tsr_graph *graph,
+                                           const tsr_node *node) {
     return graph->operands.data + node->outputs.first;
 }
-static inline bool tsr_node_is(const tsr_graph *graph, const tsr_node *node, const char *op) {
+static inline bool tsr_node_is(const tsr_graph *graph, const tsr_node *node,
+                               const char *op) {
     return strcmp(tsr_graph_op(graph, node)->name, op) == 0;
 }
 

@@ -9,10 +9,10 @@
 #define TSR_ROWS(array) ((tsr_op_rows){array, sizeof(array) / sizeof *(array)})
 
 /* Fails an inference with what does not fit. */
-#define TSR_REQUIRE(condition, ...)                                                                                    \
-    do {                                                                                                               \
-        if (!(condition))                                                                                              \
-            return tsr_error(TSR_INVALID_ARGUMENT, __VA_ARGS__);                                                       \
+#define TSR_REQUIRE(condition, ...)                                            \
+    do {                                                                       \
+        if (!(condition))                                                      \
+            return tsr_error(TSR_INVALID_ARGUMENT, __VA_ARGS__);               \
     } while (0)
 
 static inline tsr_type tsr_vector(tsr_dtype dtype, int64_t count) {
@@ -30,24 +30,36 @@ static inline tsr_type tsr_rows_of(const tsr_type *type, tsr_dtype dtype) {
     return rows;
 }
 
-static inline int64_t tsr_last_dim(const tsr_type *type) { return type->dims > 0 ? type->shape[type->dims - 1] : 1; }
-static inline int64_t tsr_row_count(const tsr_type *type) { return tsr_type_count(type) / tsr_last_dim(type); }
+static inline int64_t tsr_last_dim(const tsr_type *type) {
+    return type->dims > 0 ? type->shape[type->dims - 1] : 1;
+}
+static inline int64_t tsr_row_count(const tsr_type *type) {
+    return tsr_type_count(type) / tsr_last_dim(type);
+}
 
-static inline bool tsr_is_float(const tsr_type *type) { return type->dtype == TSR_F32; }
+static inline bool tsr_is_float(const tsr_type *type) {
+    return type->dtype == TSR_F32;
+}
 static inline bool tsr_is_vector(const tsr_type *type, int64_t count) {
     return type->dims == 1 && type->shape[0] == count;
 }
 
 /* A node of the backward with this node's attributes; first output. */
-static inline tsr_value_id tsr_vjp_node(const tsr_vjp *vjp, const char *op, const tsr_value_id *inputs, size_t count,
-                                        tsr_value_id *outputs) {
-    return tsr_graph_node(vjp->graph, op, inputs, count, vjp->view.attrs, vjp->view.attr_count, outputs);
+static inline tsr_value_id tsr_vjp_node(const tsr_vjp *vjp, const char *op,
+                                        const tsr_value_id *inputs,
+                                        size_t count, tsr_value_id *outputs) {
+    return tsr_graph_node(vjp->graph, op, inputs, count, vjp->view.attrs,
+                          vjp->view.attr_count, outputs);
 }
 
-/* Adds `part` to the gradient of input i by an add node where there is one already. */
+/* Adds `part` to the gradient of input i by an add node where there is one
+ * already. */
 static inline void tsr_vjp_add(const tsr_vjp *vjp, int i, tsr_value_id part) {
     tsr_value_id pair[2] = {part, vjp->in_grads[i]};
-    vjp->in_grads[i] = tsr_has_value(pair[1]) ? tsr_graph_node(vjp->graph, "add", pair, 2, NULL, 0, NULL) : part;
+    vjp->in_grads[i] =
+        tsr_has_value(pair[1])
+            ? tsr_graph_node(vjp->graph, "add", pair, 2, NULL, 0, NULL)
+            : part;
 }
 
 static inline int tsr_alias_first(const tsr_op_view *view, int output) {

@@ -40,18 +40,22 @@ void tsr_op_table_release(tsr_op_table *table) {
 
 tsr_status tsr_op_table_add(tsr_op_table *table, const tsr_op *row) {
     if (!row->name || !row->name[0] || !row->infer)
-        return tsr_error(TSR_INVALID_ARGUMENT, "an op row needs a name and an infer function");
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "an op row needs a name and an infer function");
     if (tsr_op_table_find(table, row->name, strlen(row->name)) >= 0)
-        return tsr_error(TSR_INVALID_ARGUMENT, "op '%s' is in the table already", row->name);
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "op '%s' is in the table already", row->name);
     if (row->outputs > TSR_MAX_OUTPUTS)
-        return tsr_error(TSR_INVALID_ARGUMENT, "op '%s' has %d outputs, at most %d are possible", row->name, row->outputs,
-                         TSR_MAX_OUTPUTS);
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "op '%s' has %d outputs, at most %d are possible",
+                         row->name, row->outputs, TSR_MAX_OUTPUTS);
     TSR_TRY(TSR_ARRAY_RESERVE(&table->rows, 1));
     TSR_ARRAY_PUSH(&table->rows, *row);
     return TSR_OK;
 }
 
-int tsr_op_table_find(const tsr_op_table *table, const char *name, size_t length) {
+int tsr_op_table_find(const tsr_op_table *table, const char *name,
+                      size_t length) {
     for (size_t i = 0; i < table->rows.count; i++) {
         const char *known = table->rows.data[i].name;
         if (strncmp(known, name, length) == 0 && known[length] == '\0')
@@ -60,6 +64,10 @@ int tsr_op_table_find(const tsr_op_table *table, const char *name, size_t length
     return -1;
 }
 
-const tsr_op *tsr_op_table_row(const tsr_op_table *table, int row) { return &table->rows.data[row]; }
+const tsr_op *tsr_op_table_row(const tsr_op_table *table, int row) {
+    return &table->rows.data[row];
+}
 
-int tsr_op_table_count(const tsr_op_table *table) { return (int)table->rows.count; }
+int tsr_op_table_count(const tsr_op_table *table) {
+    return (int)table->rows.count;
+}

@@ -13,6 +13,7 @@ tsr_op_rows tsr_token_ops(void);     /* embedding, positions, cross-entropy */
 tsr_op_rows tsr_dense_ops(void);     /* linear, norm, activation, add */
 tsr_op_rows tsr_attention_ops(void); /* attention, cached attention */
 tsr_op_rows tsr_optimizer_ops(void); /* adamw, sum, clip_scale */
-tsr_op_rows tsr_zero_ops(void);      /* gather, wait, release, reduce, all_reduce, fences */
+tsr_op_rows
+tsr_zero_ops(void); /* gather, wait, release, reduce, all_reduce, fences */
 
 #endif

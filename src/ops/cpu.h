@@ -1,5 +1,4 @@
-/* The fast kernels of the host's processors, one set an instruction set, and
- * the matrix products under them. */
+/* The fast kernels of the host's processors, one set an instruction set. */
 #ifndef TSR_OPS_CPU_H
 #define TSR_OPS_CPU_H
 
@@ -14,7 +13,7 @@ typedef struct tsr_cpu_kernel_set {
 } tsr_cpu_kernel_set;
 
 /* The sets this processor can run, widest last; at least one. Thread-safe. */
-size_t tsr_cpu_kernel_sets(const tsr_cpu_kernel_set **out_sets);
+size_t tsr_cpu_kernel_sets(const tsr_cpu_kernel_set *const **out_sets);
 
 /* The widest of them. */
 const tsr_cpu_kernel_set *tsr_cpu_kernels_best(void);

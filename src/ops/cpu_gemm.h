@@ -24,12 +24,12 @@ typedef struct tsr_gemm {
 
 typedef void (*tsr_gemm_run)(const tsr_gemm *gemm);
 
-/* Looks for oneDNN, once a process; `own` serves where it is missing.
- * Thread-safe. */
-void tsr_cpu_gemm_load(tsr_gemm_run own);
+/* Looks for oneDNN, once a process. Thread-safe. */
+void tsr_cpu_gemm_load(void);
 
-/* After tsr_cpu_gemm_load. Runs on the calling thread alone. Thread-safe.
- * oneDNN allocates packing buffers inside. */
+/* By oneDNN if tsr_cpu_gemm_load found it (it allocates packing buffers
+ * inside), else by our own product in the widest instruction set (130 KiB of
+ * stack). On the calling thread alone. Thread-safe. */
 void tsr_cpu_gemm(const tsr_gemm *gemm);
 
 /* "oneDNN 2.6.3" or "own products" in `buffer`; returns buffer. */

@@ -31,7 +31,7 @@ static tsr_status fill(tsr_kernel_table *table, tsr_kernel_set set) {
     case TSR_KERNELS_CPU: {
         const tsr_cpu_kernel_set *cpu = tsr_cpu_kernels_best();
         char products[TSR_GEMM_DESCRIPTION_BYTES];
-        tsr_cpu_gemm_load(cpu->gemm);
+        tsr_cpu_gemm_load();
         snprintf(table->description, DESCRIPTION_BYTES, "%s, %s", cpu->isa,
                  tsr_cpu_gemm_describe(products));
         return add_rows(table, cpu->rows, cpu->count);
