@@ -1,0 +1,32 @@
+/* What happens before what, over streams: a vector clock a node.
+ *
+ * Within a section, nodes of one stream run in order, and a node runs after the
+ * ends of the nodes it waits for. Sections are joined: everything of one ends
+ * before anything of the next begins. */
+#ifndef TSR_GRAPH_ORDER_H
+#define TSR_GRAPH_ORDER_H
+
+#include "graph/graph.h"
+
+typedef struct tsr_order {
+    const tsr_graph *graph;               /* borrowed */
+    int32_t (*clock)[TSR_STREAM_CLASSES]; /* (nodes) latest node of each stream
+                                             that ends before; -1: none */
+    int32_t last[TSR_STREAM_CLASSES];     /* latest node added of each stream */
+    int32_t count;                        /* nodes added */
+} tsr_order;
+
+/* Empty, with room for all nodes of `graph`. */
+tsr_status tsr_order_create(const tsr_graph *graph, tsr_order *out_order);
+void tsr_order_release(tsr_order *order);
+
+/* Adds the next node in schedule order; its `after` counts as it is now. */
+void tsr_order_push(tsr_order *order);
+/* Takes one more edge into account, just added to the latest pushed node. */
+void tsr_order_join(tsr_order *order, tsr_node_id before);
+
+/* Whether the end of `a` happens before the start of `b` (both pushed, a != b).
+ */
+bool tsr_order_before(const tsr_order *order, tsr_node_id a, tsr_node_id b);
+
+#endif
