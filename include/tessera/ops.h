@@ -76,9 +76,10 @@ typedef enum tsr_weight_layout {
  *                     torch.optim.AdamW, bias correction in double; in place; clip
  *                     not finite: everything is left as it is
  * sum                 x_0, x_1, ... (any shapes) -> y[1]         in order, in double
- * clip_scale          square_sum[1] -> norm[1], clip[1]
+ * clip_scale          square_sum[1], norm[1] -> norm[1], clip[1]
  *                     {max_norm~}; norm = sqrt; clip = min(1, max_norm / (norm +
- *                     1e-6)); 1 when max_norm is 0; NaN when the norm is not finite
+ *                     1e-6)); 1 when max_norm is 0; NaN when the norm is not finite;
+ *                     in place over norm, whose old value is not read
  *
  * ZeRO (inserted by passes; run by zero/core, without kernels):
  * gather              shard_0, ... -> gathering_0, ...

@@ -40,14 +40,20 @@ static tsr_status sum_infer(const tsr_op_view *view, tsr_type *outputs,
 
 static tsr_status clip_infer(const tsr_op_view *view, tsr_type *outputs,
                              size_t *out_count) {
-    TSR_REQUIRE(tsr_is_vector(&view->inputs[0], 1) &&
-                    tsr_is_float(&view->inputs[0]),
-                "square_sum must be f32 [1]");
+    for (int i = 0; i < 2; i++)
+        TSR_REQUIRE(tsr_is_vector(&view->inputs[i], 1) && tsr_is_float(&view->inputs[i]),
+                    "square_sum and norm must be f32 [1]");
     TSR_REQUIRE(tsr_view_real(view, "max_norm", 0) >= 0,
                 "max_norm must not be negative");
     outputs[0] = outputs[1] = view->inputs[0];
     *out_count = 2;
     return TSR_OK;
+}
+
+/* The norm is a state that the host reads after a walk. */
+static int clip_alias(const tsr_op_view *view, int output) {
+    (void)view;
+    return output == 0 ? 1 : -1;
 }
 
 static const tsr_op rows[] = {
@@ -68,12 +74,13 @@ static const tsr_op rows[] = {
      .flags = TSR_OP_VARIADIC,
      .infer = sum_infer},
     {.name = "clip_scale",
-     .signature = "square_sum[1] -> norm[1], clip[1]",
-     .min_inputs = 1,
-     .max_inputs = 1,
+     .signature = "square_sum[1], norm[1] -> norm[1], clip[1]",
+     .min_inputs = 2,
+     .max_inputs = 2,
      .outputs = 2,
      .attrs = "max_norm~",
-     .infer = clip_infer},
+     .infer = clip_infer,
+     .must_alias = clip_alias},
 };
 
 tsr_op_rows tsr_optimizer_ops(void) { return TSR_ROWS(rows); }

@@ -29,21 +29,30 @@ static void print_value(tsr_text *text, const tsr_graph *graph,
                         value->offset);
 }
 
+/* 17 significant digits give a double back exactly. ".0" keeps a whole one
+ * real, and the sign of -0. */
+static void print_real(tsr_text *text, double value) {
+    size_t start = text->count;
+    tsr_text_append(text, "%.17g", value);
+    if (text->status == TSR_OK && !strpbrk(text->data + start, ".eni"))
+        tsr_text_append(text, ".0");
+}
+
 static void print_param(tsr_text *text, const tsr_param *param) {
     tsr_text_append(text, "param \"%s\"", param->name);
     print_type(text, &param->type);
-    /* 17 significant digits give a double back exactly. */
-    tsr_text_append(text, " group=%d granule=%" PRId64 " %s(%.17g)%s\n",
-                    param->group, param->granule,
-                    param->init == TSR_INIT_NORMAL ? "normal" : "constant",
-                    param->init_value, param->decay ? " decay" : "");
+    tsr_text_append(text, " group=%d granule=%" PRId64 " %s(", param->group,
+                    param->granule,
+                    param->init == TSR_INIT_NORMAL ? "normal" : "constant");
+    print_real(text, param->init_value);
+    tsr_text_append(text, param->decay ? ") decay\n" : ")\n");
 }
 
 static void print_attrs(tsr_text *text, const tsr_attr *attrs, int32_t count) {
     for (int32_t i = 0; i < count; i++) {
         tsr_text_append(text, "%s%s=", i ? ", " : " {", attrs[i].name);
         if (attrs[i].is_real)
-            tsr_text_append(text, "%.17g", attrs[i].real);
+            print_real(text, attrs[i].real);
         else
             tsr_text_append(text, "%" PRId64, attrs[i].integer);
     }

@@ -39,7 +39,7 @@ static atomic_bool prefer_own;
 static void load(void) {
     static const char *const names[] = {"libdnnl.so.2", "libdnnl.so.3"};
     void *handle = NULL;
-    for (size_t i = 0; handle == NULL && i < sizeof names / sizeof *names; ++i)
+    for (size_t i = 0; handle == NULL && i < sizeof names / sizeof *names; i++)
         handle = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
     if (handle == NULL)
         return;

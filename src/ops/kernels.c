@@ -16,7 +16,7 @@ struct tsr_kernel_table {
 static tsr_status add_rows(tsr_kernel_table *table, const tsr_kernel *rows,
                            size_t count) {
     TSR_TRY(TSR_ARRAY_RESERVE(&table->rows, count));
-    for (size_t i = 0; i < count; ++i)
+    for (size_t i = 0; i < count; i++)
         TSR_ARRAY_PUSH(&table->rows, &rows[i]);
     return TSR_OK;
 }

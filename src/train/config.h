@@ -7,6 +7,9 @@
 
 #include "tessera/models.h"
 
+#define TSR_CONFIG_MODEL "config.json"
+#define TSR_CONFIG_GENERATION "generation_config.json"
+
 /* Reads folder/config.json. Only what changes the function that the model
  * computes is looked at; out_config is written on success only.
  * Errors: NOT_FOUND, IO (the file); INVALID_DATA (no JSON object, a field that

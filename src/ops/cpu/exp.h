@@ -15,7 +15,7 @@ static inline int32_t tsr_float_bits(float value) {
     return bits;
 }
 
-/* 2^n for n in [-126, 127]. */
+/* 2^n for n in [-126, 127]; for other n, some float. */
 static inline float tsr_exp2i(int32_t n) {
     const uint32_t bits = (uint32_t)(n + 127) << 23;
     float value;
@@ -45,9 +45,9 @@ static inline float tsr_exp(float x) {
     p = p * (r * r) + r + 1.0f;
 
     /* In two steps, since 2^n alone may be infinite or denormal. For a NaN the
-     * mask keeps the (meaningless) exponents in range. */
-    const int32_t whole = (tsr_float_bits(shifted) & 0x3ff) - ((tsr_float_bits(shifted) & 0x200) << 1);
-    const int32_t half = whole / 2;
+     * exponents mean nothing, but p is NaN. */
+    const int32_t whole = tsr_float_bits(shifted) - tsr_float_bits(rounder);
+    const int32_t half = whole >> 1;
     return p * tsr_exp2i(half) * tsr_exp2i(whole - half);
 }
 

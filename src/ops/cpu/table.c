@@ -1,9 +1,13 @@
 /* sum and clip_scale are a few numbers: the reference serves. */
 #include "ops/cpu/isa.h"
 
-#define ROW(name) {.op = #name, .run = TSR_CPU(name)}
+#define ROW(name)                                                              \
+    { .op = #name, .run = TSR_CPU(name) }
 #define ROW_WITH_WORKSPACE(name)                                               \
-    {.op = #name, .workspace = TSR_CPU(name##_workspace), .run = TSR_CPU(name)}
+    {                                                                          \
+        .op = #name, .workspace = TSR_CPU(name##_workspace),                   \
+        .run = TSR_CPU(name)                                                   \
+    }
 #define NAME_(isa) #isa
 #define NAME(isa) NAME_(isa)
 

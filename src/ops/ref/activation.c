@@ -11,7 +11,7 @@ tsr_status TSR_REF(gelu)(const tsr_kernel_call *call) {
     tsr_real *y = call->out[0];
     const int64_t count = tsr_type_count(&call->view.inputs[0]);
 
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; i++) {
         const double v = x[i];
         const double u = SQRT_2_OVER_PI * (v + GELU_CUBIC * v * v * v);
         y[i] = (tsr_real)(0.5 * v * (1 + tanh(u)));
@@ -25,7 +25,7 @@ tsr_status TSR_REF(gelu_grad)(const tsr_kernel_call *call) {
     tsr_real *dx = call->out[0];
     const int64_t count = tsr_type_count(&call->view.inputs[0]);
 
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; i++) {
         const double v = x[i];
         const double t = tanh(SQRT_2_OVER_PI * (v + GELU_CUBIC * v * v * v));
         const double du = SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * v * v);
@@ -41,7 +41,7 @@ tsr_status TSR_REF(add)(const tsr_kernel_call *call) {
     tsr_real *y = call->out[0];
     const int64_t count = tsr_type_count(&call->view.inputs[0]);
 
-    for (int64_t i = 0; i < count; ++i)
+    for (int64_t i = 0; i < count; i++)
         y[i] = a[i] + b[i];
     return TSR_OK;
 }

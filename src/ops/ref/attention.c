@@ -7,7 +7,7 @@
 
 static double dot(const tsr_real *a, const tsr_real *b, int64_t count) {
     double sum = 0;
-    for (int64_t i = 0; i < count; ++i)
+    for (int64_t i = 0; i < count; i++)
         sum += (double)a[i] * b[i];
     return sum;
 }
@@ -15,11 +15,11 @@ static double dot(const tsr_real *a, const tsr_real *b, int64_t count) {
 /* scores[0, count) become probabilities; returns log sum exp. */
 static double softmax(tsr_real *scores, int64_t count) {
     double most = scores[0], sum = 0;
-    for (int64_t j = 1; j < count; ++j)
+    for (int64_t j = 1; j < count; j++)
         most = scores[j] > most ? scores[j] : most;
-    for (int64_t j = 0; j < count; ++j)
+    for (int64_t j = 0; j < count; j++)
         sum += exp(scores[j] - most);
-    for (int64_t j = 0; j < count; ++j)
+    for (int64_t j = 0; j < count; j++)
         scores[j] = (tsr_real)(exp(scores[j] - most) / sum);
     return most + log(sum);
 }
@@ -27,9 +27,9 @@ static double softmax(tsr_real *scores, int64_t count) {
 /* y = sum over j of p[j] * v[j], the v `stride` elements apart. */
 static void weighted_sum(const tsr_real *p, int64_t count, const tsr_real *v,
                          int64_t stride, tsr_real *y, int64_t D) {
-    for (int64_t d = 0; d < D; ++d) {
+    for (int64_t d = 0; d < D; d++) {
         double sum = 0;
-        for (int64_t j = 0; j < count; ++j)
+        for (int64_t j = 0; j < count; j++)
             sum += (double)p[j] * v[j * stride + d];
         y[d] = (tsr_real)sum;
     }
@@ -47,14 +47,14 @@ tsr_status TSR_REF(attention)(const tsr_kernel_call *call) {
     tsr_real *p = call->workspace;     /* (T) */
     const tsr_attention_shape s = tsr_attention_shape_of(&call->view);
 
-    for (int64_t b = 0; b < s.B; ++b)
-        for (int64_t h = 0; h < s.H; ++h) {
+    for (int64_t b = 0; b < s.B; b++)
+        for (int64_t h = 0; h < s.H; h++) {
             const int64_t g = h / (s.H / s.G);
             const tsr_real *q = qkv + b * s.T * s.row + h * s.D;
             const tsr_real *k = qkv + b * s.T * s.row + (s.k_head + g) * s.D;
             const tsr_real *v = qkv + b * s.T * s.row + (s.v_head + g) * s.D;
-            for (int64_t t = 0; t < s.T; ++t) {
-                for (int64_t j = 0; j <= t; ++j)
+            for (int64_t t = 0; t < s.T; t++) {
+                for (int64_t j = 0; j <= t; j++)
                     p[j] = (tsr_real)(s.scale *
                                       dot(q + t * s.row, k + j * s.row, s.D));
                 lse[(b * s.H + h) * s.T + t] = (tsr_real)softmax(p, t + 1);
@@ -77,11 +77,11 @@ static void query_grad(const tsr_attention_shape *s, const tsr_real *row[5],
     tsr_real *dq = grad[0], *dk = grad[1], *dv = grad[2];
     const double y_dy = dot(y, dy, s->D);
 
-    for (int64_t j = 0; j < keys; ++j) {
+    for (int64_t j = 0; j < keys; j++) {
         const int64_t at = j * s->row;
         const double p = exp(s->scale * dot(q, k + at, s->D) - lse);
         const double ds = p * (dot(dy, v + at, s->D) - y_dy) * s->scale;
-        for (int64_t d = 0; d < s->D; ++d) {
+        for (int64_t d = 0; d < s->D; d++) {
             dq[d] += (tsr_real)(ds * k[at + d]);
             dk[at + d] += (tsr_real)(ds * q[d]);
             dv[at + d] += (tsr_real)(p * dy[d]);
@@ -97,11 +97,11 @@ tsr_status TSR_REF(attention_grad)(const tsr_kernel_call *call) {
     tsr_real *dqkv = call->out[0];     /* (B, T, H + 2G, D) */
     const tsr_attention_shape s = tsr_attention_shape_of(&call->view);
 
-    for (int64_t i = 0; i < s.B * s.T * s.row; ++i)
+    for (int64_t i = 0; i < s.B * s.T * s.row; i++)
         dqkv[i] = 0;
-    for (int64_t b = 0; b < s.B; ++b)
-        for (int64_t h = 0; h < s.H; ++h)
-            for (int64_t t = 0; t < s.T; ++t) {
+    for (int64_t b = 0; b < s.B; b++)
+        for (int64_t h = 0; h < s.H; h++)
+            for (int64_t t = 0; t < s.T; t++) {
                 const int64_t g = h / (s.H / s.G);
                 const int64_t q_at = (b * s.T + t) * s.row + h * s.D;
                 const int64_t k_at = b * s.T * s.row + (s.k_head + g) * s.D;
@@ -135,22 +135,22 @@ tsr_status TSR_REF(attention_cached)(const tsr_kernel_call *call) {
     assert(call->in[1] == k && call->in[2] == v);
 
     if (at < 0 || at >= P) {
-        for (int64_t i = 0; i < s.B * s.H * s.D; ++i)
+        for (int64_t i = 0; i < s.B * s.H * s.D; i++)
             y[i] = (tsr_real)NAN;
         return TSR_OK;
     }
-    for (int64_t b = 0; b < s.B; ++b)
-        for (int64_t g = 0; g < s.G; ++g) {
+    for (int64_t b = 0; b < s.B; b++)
+        for (int64_t g = 0; g < s.G; g++) {
             const tsr_real *row = qkv + b * s.row;
             const int64_t to = ((b * s.G + g) * P + at) * s.D;
             memcpy(k + to, row + (s.k_head + g) * s.D, bytes);
             memcpy(v + to, row + (s.v_head + g) * s.D, bytes);
         }
-    for (int64_t b = 0; b < s.B; ++b)
-        for (int64_t h = 0; h < s.H; ++h) {
+    for (int64_t b = 0; b < s.B; b++)
+        for (int64_t h = 0; h < s.H; h++) {
             const tsr_real *q = qkv + b * s.row + h * s.D;
             const int64_t cache = (b * s.G + h / (s.H / s.G)) * P * s.D;
-            for (int64_t j = 0; j <= at; ++j)
+            for (int64_t j = 0; j <= at; j++)
                 p[j] = (tsr_real)(s.scale * dot(q, k + cache + j * s.D, s.D));
             softmax(p, at + 1);
             weighted_sum(p, at + 1, v + cache, s.D, y + (b * s.H + h) * s.D,

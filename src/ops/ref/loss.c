@@ -5,9 +5,9 @@
 
 static double log_sum_exp(const tsr_real *logits, int64_t count) {
     double most = logits[0], sum = 0;
-    for (int64_t v = 1; v < count; ++v)
+    for (int64_t v = 1; v < count; v++)
         most = logits[v] > most ? logits[v] : most;
-    for (int64_t v = 0; v < count; ++v)
+    for (int64_t v = 0; v < count; v++)
         sum += exp(logits[v] - most);
     return most + log(sum);
 }
@@ -24,7 +24,7 @@ tsr_status TSR_REF(cross_entropy)(const tsr_kernel_call *call) {
     const double scale = tsr_view_real(&call->view, "scale", 1);
     double sum = 0;
 
-    for (int64_t n = 0; n < N; ++n) {
+    for (int64_t n = 0; n < N; n++) {
         const tsr_real *row = logits + n * V;
         lse[n] = (tsr_real)log_sum_exp(row, vocab);
         if (targets[n] >= vocab)
@@ -48,8 +48,8 @@ tsr_status TSR_REF(cross_entropy_grad)(const tsr_kernel_call *call) {
     const int64_t vocab = tsr_view_int(&call->view, "vocab", V);
     const double scale = tsr_view_real(&call->view, "scale", 1);
 
-    for (int64_t n = 0; n < N; ++n)
-        for (int64_t v = 0; v < V; ++v) {
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t v = 0; v < V; v++) {
             const int64_t i = n * V + v;
             const double p = exp((double)logits[i] - lse[n]);
             const double onehot = v == targets[n];

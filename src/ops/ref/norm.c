@@ -14,18 +14,18 @@ tsr_status TSR_REF(layer_norm)(const tsr_kernel_call *call) {
     const int64_t C = tsr_last_dim(&call->view.inputs[0]);
     const double eps = tsr_view_real(&call->view, "eps", 1e-5);
 
-    for (int64_t n = 0; n < N; ++n, x += C, y += C) {
+    for (int64_t n = 0; n < N; n++, x += C, y += C) {
         double sum = 0;
-        for (int64_t c = 0; c < C; ++c)
+        for (int64_t c = 0; c < C; c++)
             sum += x[c];
         const double m = sum / (double)C;
 
         double squares = 0;
-        for (int64_t c = 0; c < C; ++c)
+        for (int64_t c = 0; c < C; c++)
             squares += (x[c] - m) * (x[c] - m);
         const double r = 1.0 / sqrt(squares / (double)C + eps);
 
-        for (int64_t c = 0; c < C; ++c)
+        for (int64_t c = 0; c < C; c++)
             y[c] = (tsr_real)((x[c] - m) * r * weight[c] + bias[c]);
         mean[n] = (tsr_real)m;
         rstd[n] = (tsr_real)r;
@@ -54,9 +54,9 @@ tsr_status TSR_REF(layer_norm_grad)(const tsr_kernel_call *call) {
     const int64_t N = tsr_row_count(&call->view.inputs[0]);
     const int64_t C = tsr_last_dim(&call->view.inputs[0]);
 
-    for (int64_t c = 0; c < C; ++c) {
+    for (int64_t c = 0; c < C; c++) {
         double weight_sum = 0, bias_sum = 0;
-        for (int64_t n = 0; n < N; ++n) {
+        for (int64_t n = 0; n < N; n++) {
             const double h = ((double)x[n * C + c] - mean[n]) * rstd[n];
             weight_sum += dy[n * C + c] * h;
             bias_sum += dy[n * C + c];
@@ -64,15 +64,15 @@ tsr_status TSR_REF(layer_norm_grad)(const tsr_kernel_call *call) {
         dweight[c] = (tsr_real)weight_sum;
         dbias[c] = (tsr_real)bias_sum;
     }
-    for (int64_t n = 0; n < N; ++n) {
+    for (int64_t n = 0; n < N; n++) {
         double g_sum = 0, gh_sum = 0;
-        for (int64_t c = 0; c < C; ++c) {
+        for (int64_t c = 0; c < C; c++) {
             const double h = ((double)x[n * C + c] - mean[n]) * rstd[n];
             const double g = (double)dy[n * C + c] * weight[c];
             g_sum += g;
             gh_sum += g * h;
         }
-        for (int64_t c = 0; c < C; ++c) {
+        for (int64_t c = 0; c < C; c++) {
             const int64_t i = n * C + c;
             const double h = ((double)x[i] - mean[n]) * rstd[n];
             const double g = (double)dy[i] * weight[c];

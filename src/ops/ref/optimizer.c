@@ -24,7 +24,7 @@ tsr_status TSR_REF(adamw)(const tsr_kernel_call *call) {
 
     if (!isfinite(clip))
         return TSR_OK;
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; i++) {
         const double g = grad[i] * clip;
         const double m_new = beta1 * m[i] + (1 - beta1) * g;
         const double v_new = beta2 * v[i] + (1 - beta2) * g * g;
@@ -42,10 +42,10 @@ tsr_status TSR_REF(sum)(const tsr_kernel_call *call) {
     tsr_real *y = call->out[0]; /* (1) */
     double sum = 0;
 
-    for (size_t i = 0; i < call->view.input_count; ++i) {
+    for (size_t i = 0; i < call->view.input_count; i++) {
         const tsr_real *x = call->in[i];
         const int64_t count = tsr_type_count(&call->view.inputs[i]);
-        for (int64_t j = 0; j < count; ++j)
+        for (int64_t j = 0; j < count; j++)
             sum += x[j];
     }
     *y = (tsr_real)sum;

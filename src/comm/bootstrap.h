@@ -1,0 +1,23 @@
+/* What a kind of bootstrap implements. */
+#ifndef TSR_COMM_BOOTSTRAP_H
+#define TSR_COMM_BOOTSTRAP_H
+
+#include <stdbool.h>
+
+#include "tessera/comm.h"
+
+typedef struct tsr_bootstrap_vtable {
+    bool one_address_space; /* the ranks are threads of one process */
+    /* timeout_ms > 0 */
+    tsr_status (*exchange)(tsr_bootstrap *bootstrap, const void *mine,
+                           size_t bytes, void *all, int timeout_ms);
+    void (*release)(tsr_bootstrap *bootstrap);
+} tsr_bootstrap_vtable;
+
+/* Every kind begins with this. */
+struct tsr_bootstrap {
+    const tsr_bootstrap_vtable *vtable;
+    int rank, world;
+};
+
+#endif

@@ -1,0 +1,186 @@
+/* Plain loops that compilers vectorise; kept apart from the protocol so that
+ * they can be built with more optimisation. */
+#include "comm/sum.h"
+
+#include <string.h>
+
+static float to_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static uint32_t to_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* ---- one element ---- */
+
+static float from_bf16(uint16_t value) {
+    return to_float((uint32_t)value << 16);
+}
+
+static uint16_t to_bf16(float value) {
+    uint32_t bits = to_bits(value);
+    uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    uint32_t nan = bits >> 16 | 0x40; /* quiet; keeps sign and payload */
+    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded);
+}
+
+/* Exponents of f16 are biased by 15, of f32 by 127. */
+#define F16_REBIAS ((uint32_t)(127 - 15) << 23)
+
+static float from_f16(uint16_t value) {
+    uint32_t sign = (uint32_t)(value & 0x8000) << 16;
+    uint32_t magnitude = value & 0x7fff;
+    uint32_t normal = (magnitude << 13) + F16_REBIAS;
+    uint32_t infinite = magnitude << 13 | 0x7f800000; /* or NaN */
+    uint32_t subnormal = to_bits((float)(int32_t)magnitude * 0x1p-24f);
+    uint32_t bits = magnitude >= 0x7c00  ? infinite
+                    : magnitude >= 0x400 ? normal
+                                         : subnormal;
+    return to_float(sign | bits);
+}
+
+static uint16_t to_f16(float value) {
+    uint32_t bits = to_bits(value), magnitude = bits & 0x7fffffff;
+    uint32_t nan = 0x7e00 | (magnitude >> 13 & 0x3ff);
+    uint32_t normal =
+        (magnitude - F16_REBIAS + 0xfff + (magnitude >> 13 & 1)) >> 13;
+    /* In [0.5, 1) an f32 counts in 2^-24, f16's smallest step: the addition
+     * rounds. */
+    uint32_t subnormal = to_bits(to_float(magnitude) + 0.5f) - to_bits(0.5f);
+    uint32_t half = magnitude > 0x7f800000    ? nan
+                    : magnitude >= 0x477ff000 ? 0x7c00 /* rounds to infinity */
+                    : magnitude >= 0x38800000 ? normal
+                                              : subnormal;
+    return (uint16_t)(bits >> 16 & 0x8000 | half);
+}
+
+/* ---- runs of elements ---- */
+
+static void load_bf16(float *restrict sum, const uint16_t *restrict from,
+                      size_t count) {
+    for (size_t i = 0; i < count; i++)
+        sum[i] = from_bf16(from[i]);
+}
+
+static void load_f16(float *restrict sum, const uint16_t *restrict from,
+                     size_t count) {
+    for (size_t i = 0; i < count; i++)
+        sum[i] = from_f16(from[i]);
+}
+
+static void add_f32(float *restrict sum, const float *restrict from,
+                    size_t count) {
+    for (size_t i = 0; i < count; i++)
+        sum[i] += from[i];
+}
+
+static void add_bf16(float *restrict sum, const uint16_t *restrict from,
+                     size_t count) {
+    for (size_t i = 0; i < count; i++)
+        sum[i] += from_bf16(from[i]);
+}
+
+static void add_f16(float *restrict sum, const uint16_t *restrict from,
+                    size_t count) {
+    for (size_t i = 0; i < count; i++)
+        sum[i] += from_f16(from[i]);
+}
+
+static void add_i32(uint32_t *restrict sum, const uint32_t *restrict from,
+                    size_t count) {
+    for (size_t i = 0; i < count; i++)
+        sum[i] += from[i];
+}
+
+static void scale_f32(float *restrict sum, float scale, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        sum[i] *= scale;
+}
+
+static void store_bf16(uint16_t *restrict to, const float *restrict sum,
+                       size_t count) {
+    for (size_t i = 0; i < count; i++)
+        to[i] = to_bf16(sum[i]);
+}
+
+static void store_f16(uint16_t *restrict to, const float *restrict sum,
+                      size_t count) {
+    for (size_t i = 0; i < count; i++)
+        to[i] = to_f16(sum[i]);
+}
+
+/* ---- blocks ---- */
+
+void tsr_sum_load(tsr_sum_block *sum, tsr_dtype dtype, const void *from,
+                  size_t valid, size_t count) {
+    if (valid > 0) {
+        if (dtype == TSR_BF16)
+            load_bf16(sum->f32, from, valid);
+        else if (dtype == TSR_F16)
+            load_f16(sum->f32, from, valid);
+        else
+            memcpy(sum, from, valid * sizeof *sum->f32);
+    }
+    memset(sum->f32 + valid, 0, (count - valid) * sizeof *sum->f32);
+}
+
+void tsr_sum_add(tsr_sum_block *sum, tsr_dtype dtype, const void *from,
+                 size_t valid) {
+    if (dtype == TSR_F32)
+        add_f32(sum->f32, from, valid);
+    else if (dtype == TSR_BF16)
+        add_bf16(sum->f32, from, valid);
+    else if (dtype == TSR_F16)
+        add_f16(sum->f32, from, valid);
+    else
+        add_i32(sum->i32, from, valid);
+}
+
+void tsr_sum_store(tsr_sum_block *sum, tsr_dtype dtype, void *to, size_t count,
+                   float scale, bool accumulate) {
+    if (dtype != TSR_I32)
+        scale_f32(sum->f32, scale, count);
+    if (accumulate)
+        tsr_sum_add(sum, dtype, to, count);
+    if (dtype == TSR_BF16) {
+        store_bf16(to, sum->f32, count);
+        load_bf16(sum->f32, to, count);
+    } else if (dtype == TSR_F16) {
+        store_f16(to, sum->f32, count);
+        load_f16(sum->f32, to, count);
+    } else {
+        memcpy(to, sum, count * sizeof *sum->f32);
+    }
+}
+
+/* Eight running sums, so that the loop is as wide as a vector while its order
+ * stays fixed. A square of an f32 is exact in a double: fused or not, the bits
+ * are the same. */
+double tsr_sum_squares(const tsr_sum_block *sum, tsr_dtype dtype,
+                       size_t count) {
+    double lanes[8] = {0};
+    if (dtype == TSR_I32) {
+        for (size_t i = 0; i < count; i++) {
+            double value = (double)(int32_t)sum->i32[i];
+            lanes[i % 8] += value * value;
+        }
+    } else {
+        size_t whole = count / 8 * 8;
+        for (size_t i = 0; i < whole; i += 8)
+            for (size_t lane = 0; lane < 8; lane++) {
+                double value = (double)sum->f32[i + lane];
+                lanes[lane] += value * value;
+            }
+        for (size_t i = whole; i < count; i++) {
+            double value = (double)sum->f32[i];
+            lanes[i - whole] += value * value;
+        }
+    }
+    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
+           ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+}
