@@ -35,6 +35,10 @@ void tsr_os_futex_wait(_Atomic uint32_t *word, uint32_t value,
                        int64_t timeout_ns, bool shared);
 void tsr_os_futex_wake(_Atomic uint32_t *word, bool shared); /* wakes all */
 
+/* The process and user at the other end of a connected local socket. Errors: IO.
+ */
+tsr_status tsr_os_socket_peer(int socket, int *out_process, unsigned *out_user);
+
 /* The calling process is killed when its parent dies. */
 void tsr_os_die_with_parent(void);
 

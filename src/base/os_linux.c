@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -201,6 +202,18 @@ void tsr_os_futex_wait(_Atomic uint32_t *word, uint32_t value,
 void tsr_os_futex_wake(_Atomic uint32_t *word, bool shared) {
     syscall(SYS_futex, word, shared ? FUTEX_WAKE : FUTEX_WAKE_PRIVATE, INT_MAX,
             NULL, NULL, 0);
+}
+
+tsr_status tsr_os_socket_peer(int socket, int *out_process,
+                              unsigned *out_user) {
+    struct ucred peer;
+    socklen_t bytes = sizeof peer;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0)
+        return tsr_error(TSR_IO, "could not see who is at a socket: %s",
+                         strerror(errno));
+    *out_process = peer.pid;
+    *out_user = peer.uid;
+    return TSR_OK;
 }
 
 void tsr_os_die_with_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }

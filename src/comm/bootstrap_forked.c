@@ -275,10 +275,9 @@ static tsr_status forked_exchange(tsr_bootstrap *bootstrap, const void *mine,
     int64_t deadline = tsr_os_now_ns() + (int64_t)timeout_ms * 1000000;
     if (self->failure != TSR_OK)
         return tsr_error(self->failure, "%s", self->text);
-    tsr_status status =
-        bootstrap->rank == 0
-            ? exchange_root(self, mine, bytes, all, deadline)
-            : exchange_leaf(self, mine, bytes, all, deadline);
+    tsr_status status = bootstrap->rank == 0
+                            ? exchange_root(self, mine, bytes, all, deadline)
+                            : exchange_leaf(self, mine, bytes, all, deadline);
     if (status != TSR_OK) {
         self->failure = status;
         strncat(self->text, tsr_last_error(), sizeof self->text - 1);

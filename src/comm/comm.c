@@ -13,7 +13,8 @@ static bool aligned(const void *memory, tsr_dtype dtype) {
 
 /* `count` elements, `times` over, fit in memory. */
 static bool fits(size_t count, int times, tsr_dtype dtype) {
-    return count <= (size_t)PTRDIFF_MAX / (size_t)times / tsr_dtype_bytes(dtype);
+    return count <=
+           (size_t)PTRDIFF_MAX / (size_t)times / tsr_dtype_bytes(dtype);
 }
 
 static tsr_status check_dtype(const char *what, tsr_dtype dtype) {

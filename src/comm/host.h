@@ -20,7 +20,8 @@
  *     reporter has written its report. It never returns to 0.
  *
  *   created --[tsr_host_call_enqueue]--> issued --[run]--> finished
- *   any --[tsr_host_fail: death, time-out, mismatch, abort]--> failed (for good)
+ *   any --[tsr_host_fail: death, time-out, mismatch, abort]--> failed (for
+ * good)
  *
  * Memory: 34 KiB and two slots a rank and communicator, reserved for processes,
  * touched on use for threads; the shared segment on top. */
@@ -154,11 +155,11 @@ typedef struct tsr_host_comm {
     bool first;
     uint32_t offer; /* a split's block */
     tsr_host_control *control;
-    uint32_t ticket;     /* rendezvous joined so far */
-    unsigned round;      /* parity for the next descriptor */
-    unsigned turn;       /* slot in use */
-    bool staging_only;   /* tests */
-    uint64_t issued;     /* sequence of the last call enqueued */
+    uint32_t ticket;                    /* rendezvous joined so far */
+    unsigned round;                     /* parity for the next descriptor */
+    unsigned turn;                      /* slot in use */
+    bool staging_only;                  /* tests */
+    uint64_t issued;                    /* sequence of the last call enqueued */
     _Atomic uint32_t finished, waiters; /* futex; low bits of a sequence */
     tsr_host_call calls[TSR_HOST_CALLS];
 } tsr_host_comm;
@@ -187,7 +188,8 @@ void tsr_host_nap(const tsr_host_group *group, _Atomic uint32_t *word,
                   uint32_t seen);
 
 tsr_status tsr_host_rendezvous(tsr_host_comm *comm);
-/* Fails with FAILED_PRECONDITION on all ranks if they did not bring the same. */
+/* Fails with FAILED_PRECONDITION on all ranks if they did not bring the same.
+ */
 tsr_status tsr_host_open(tsr_host_comm *comm, const tsr_host_descriptor *mine);
 /* A round whose descriptor carries a status: the lowest failing rank's becomes
  * everybody's (not the group's: nothing sticks). */
@@ -223,7 +225,8 @@ tsr_status tsr_host_join(tsr_host_group *group, tsr_bootstrap *bootstrap,
 /* Gives up what tsr_host_join gave, the segment too. */
 void tsr_host_leave(tsr_host_group *group);
 
-/* ---- host_link.c: sockets between processes, in the abstract namespace ---- */
+/* ---- host_link.c: sockets between processes, in the abstract namespace ----
+ */
 
 #define TSR_HOST_NAME 16 /* bytes of an automatic name, with room */
 

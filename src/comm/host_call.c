@@ -31,8 +31,8 @@ static tsr_status wait_finished(tsr_host_comm *comm, uint32_t left) {
            issued - (seen = atomic_load(&comm->finished)) > left) {
         tsr_os_futex_wait(&comm->finished, seen, 10 * 1000 * 1000, false);
         status = tsr_host_failure(comm->group, NULL);
-        if (status == TSR_OK && tsr_os_now_ns() - since >
-                                    2 * comm->group->timeout_ns)
+        if (status == TSR_OK &&
+            tsr_os_now_ns() - since > 2 * comm->group->timeout_ns)
             status = tsr_host_fail(
                 comm->group, TSR_UNAVAILABLE, comm->base.rank,
                 "rank %d has %u calls that do not run: its stream has failed "

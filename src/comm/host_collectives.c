@@ -9,31 +9,7 @@
  * start, and sum with the same loops: their bits are equal. */
 #include <string.h>
 
-#include "comm/host.h"
-#include "comm/sum.h"
-
-/* One call, or one batch of it. */
-typedef struct host_run {
-    tsr_host_comm *comm;
-    const tsr_host_call *call;
-    size_t first, tensors; /* the batch */
-    size_t capacity;       /* bytes of a chunk */
-    double squares;        /* of the tensor being reduced, so far */
-    tsr_sum_block sum;
-} host_run;
-
-typedef struct host_cursor {
-    size_t tensor, element; /* next; tensor counts from the batch's first */
-} host_cursor;
-
-/* A run of one tensor's elements, at most a block. */
-typedef struct host_piece {
-    size_t tensor; /* of the call */
-    size_t place;  /* tensor - batch's first */
-    size_t first, count;
-    size_t bytes;  /* an element's */
-    size_t offset; /* in the chunk */
-} host_piece;
+#include "comm/tsr_host_run.h"
 
 static void extent(const tsr_host_call *call, size_t tensor, size_t *out_count,
                    tsr_dtype *out_dtype) {
@@ -49,10 +25,8 @@ static void extent(const tsr_host_call *call, size_t tensor, size_t *out_count,
     }
 }
 
-/* The next piece, if one is left and fits behind the `*used` bytes of the
- * chunk. Alike on all ranks: counts and dtypes are. */
-static bool next_piece(const host_run *run, host_cursor *cursor, size_t *used,
-                       host_piece *out_piece) {
+bool tsr_host_next_piece(const tsr_host_run *run, tsr_host_cursor *cursor,
+                         size_t *used, tsr_host_piece *out_piece) {
     size_t count = 0;
     tsr_dtype dtype = TSR_U8;
     for (;; cursor->tensor++, cursor->element = 0) {
@@ -66,12 +40,12 @@ static bool next_piece(const host_run *run, host_cursor *cursor, size_t *used,
     size_t taken = left < TSR_SUM_BLOCK ? left : TSR_SUM_BLOCK;
     if (*used + taken * bytes > run->capacity)
         return false;
-    *out_piece = (host_piece){.tensor = run->first + cursor->tensor,
-                              .place = cursor->tensor,
-                              .first = cursor->element,
-                              .count = taken,
-                              .bytes = bytes,
-                              .offset = *used};
+    *out_piece = (tsr_host_piece){.tensor = run->first + cursor->tensor,
+                                  .place = cursor->tensor,
+                                  .first = cursor->element,
+                                  .count = taken,
+                                  .bytes = bytes,
+                                  .offset = *used};
     *used += (taken * bytes + 63) / 64 * 64; /* each on its own cache lines */
     cursor->element += taken;
     return true;
@@ -83,13 +57,13 @@ static uint64_t mix(uint64_t hash, uint64_t word) {
     return (hash ^ word) * 0x100000001b3u; /* FNV-1a, a word at a time */
 }
 
-static tsr_host_descriptor describe(const host_run *run) {
+tsr_host_descriptor tsr_host_describe(const tsr_host_run *run) {
     const tsr_host_call *call = run->call;
-    tsr_host_descriptor descriptor = {.sequence = call->sequence,
-                                      .tensors = call->tensors,
-                                      .hash = mix(0xcbf29ce484222325u,
-                                                  (uint64_t)call->root),
-                                      .op = (uint32_t)call->op};
+    tsr_host_descriptor descriptor = {
+        .sequence = call->sequence,
+        .tensors = call->tensors,
+        .hash = mix(0xcbf29ce484222325u, (uint64_t)call->root),
+        .op = (uint32_t)call->op};
     for (size_t i = 0; i < run->tensors; i++) {
         size_t count;
         tsr_dtype dtype;
@@ -120,17 +94,15 @@ static bool locate(const tsr_host_comm *comm, const void *memory, size_t bytes,
     return true;
 }
 
-/* An address here of what a peer published. */
-static const char *find(const tsr_host_comm *comm, const tsr_host_place *place,
-                        size_t offset) {
+const char *tsr_host_find(const tsr_host_comm *comm,
+                          const tsr_host_place *place, size_t offset) {
     const tsr_host_group *group = comm->group;
-    uintptr_t base = group->one_address_space
-                         ? 0
-                         : (uintptr_t)atomic_load(&group->segment);
+    uintptr_t base =
+        group->one_address_space ? 0 : (uintptr_t)atomic_load(&group->segment);
     return (const char *)(base + (uintptr_t)place->where + offset);
 }
 
-static bool publish_places(host_run *run) {
+static bool publish_places(tsr_host_run *run) {
     tsr_host_comm *comm = run->comm;
     const tsr_host_call *call = run->call;
     tsr_host_place *places =
@@ -152,11 +124,10 @@ static bool publish_places(host_run *run) {
     return all;
 }
 
-/* Opens a batch; *out_direct: every rank's tensors can be read by all. */
-static tsr_status open_batch(host_run *run, bool *out_direct) {
+tsr_status tsr_host_open_batch(tsr_host_run *run, bool *out_direct) {
     tsr_host_comm *comm = run->comm;
     bool direct = publish_places(run);
-    tsr_host_descriptor mine = describe(run);
+    tsr_host_descriptor mine = tsr_host_describe(run);
     mine.direct = direct;
     TSR_TRY(tsr_host_open(comm, &mine));
     for (int r = 0; r < comm->base.world; r++)
@@ -167,28 +138,24 @@ static tsr_status open_batch(host_run *run, bool *out_direct) {
 
 /* ---- staging ---- */
 
-typedef void (*host_step)(host_run *run, const host_piece *piece, char *slot);
-
-/* Writes all pieces, chunk by chunk, and reads them from the peers. `opened`:
- * the call's agreement is behind us; else the first chunk's rendezvous is it. */
-static tsr_status stage(host_run *run, host_step write, host_step read,
-                        bool opened) {
+tsr_status tsr_host_stage(tsr_host_run *run, tsr_host_step write,
+                          tsr_host_step read, bool opened) {
     tsr_host_comm *comm = run->comm;
-    host_cursor writer = {0}, reader = {0};
-    host_piece piece;
+    tsr_host_cursor writer = {0}, reader = {0};
+    tsr_host_piece piece;
     size_t used;
     do {
         char *slot = tsr_host_slot(comm, comm->base.rank);
-        for (used = 0; next_piece(run, &writer, &used, &piece);)
+        for (used = 0; tsr_host_next_piece(run, &writer, &used, &piece);)
             write(run, &piece, slot);
         if (opened) {
             TSR_TRY(tsr_host_rendezvous(comm));
         } else {
-            tsr_host_descriptor mine = describe(run);
+            tsr_host_descriptor mine = tsr_host_describe(run);
             TSR_TRY(tsr_host_open(comm, &mine));
             opened = true;
         }
-        for (used = 0; next_piece(run, &reader, &used, &piece);)
+        for (used = 0; tsr_host_next_piece(run, &reader, &used, &piece);)
             read(run, &piece, slot);
         comm->turn ^= 1;
     } while (writer.tensor < run->tensors);
@@ -208,7 +175,7 @@ static void gather_own(const tsr_gather *gather, int rank) {
         copy((char *)gather->full + (size_t)rank * bytes, gather->shard, bytes);
 }
 
-static tsr_status gather_direct(host_run *run) {
+static tsr_status gather_direct(tsr_host_run *run) {
     tsr_host_comm *comm = run->comm;
     int world = comm->base.world, rank = comm->base.rank;
     for (size_t i = 0; i < run->tensors; i++) {
@@ -221,20 +188,22 @@ static tsr_status gather_direct(host_run *run) {
         for (int step = 1; step < world && bytes > 0; step++) {
             int r = (rank + step) % world;
             copy((char *)gather->full + (size_t)r * bytes,
-                 find(comm, &tsr_host_places(comm, r)[i], 0), bytes);
+                 tsr_host_find(comm, &tsr_host_places(comm, r)[i], 0), bytes);
         }
     }
     return tsr_host_rendezvous(comm);
 }
 
-static void gather_write(host_run *run, const host_piece *piece, char *slot) {
+static void gather_write(tsr_host_run *run, const tsr_host_piece *piece,
+                         char *slot) {
     const tsr_gather *gather = &run->call->gathers[piece->tensor];
     memcpy(slot + piece->offset,
            (const char *)gather->shard + piece->first * piece->bytes,
            piece->count * piece->bytes);
 }
 
-static void gather_read(host_run *run, const host_piece *piece, char *slot) {
+static void gather_read(tsr_host_run *run, const tsr_host_piece *piece,
+                        char *slot) {
     const tsr_gather *gather = &run->call->gathers[piece->tensor];
     (void)slot;
     for (int r = 0; r < run->comm->base.world; r++) {
@@ -246,193 +215,33 @@ static void gather_read(host_run *run, const host_piece *piece, char *slot) {
     }
 }
 
-static tsr_status gather(host_run *run) {
+static tsr_status gather(tsr_host_run *run) {
     bool direct;
-    TSR_TRY(open_batch(run, &direct));
+    TSR_TRY(tsr_host_open_batch(run, &direct));
     if (direct)
         return gather_direct(run);
     for (size_t i = 0; i < run->tensors; i++)
         gather_own(&run->call->gathers[run->first + i], run->comm->base.rank);
-    return stage(run, gather_write, gather_read, true);
-}
-
-/* ---- reduce_scatter ---- */
-
-/* How many of a piece's elements, in rank `slice`'s slice, exist. */
-static size_t existing(const host_piece *piece, size_t count, int slice,
-                       size_t valid) {
-    size_t begin = (size_t)slice * count + piece->first;
-    size_t left = valid > begin ? valid - begin : 0;
-    return left < piece->count ? left : piece->count;
-}
-
-static void reduce_source(host_run *run, const host_piece *piece, int rank,
-                          const char *from) {
-    const tsr_reduce *reduce = &run->call->reduces[piece->tensor];
-    size_t valid = tsr_host_places(run->comm, rank)[piece->place].valid;
-    size_t exist =
-        existing(piece, reduce->count, run->comm->base.rank, valid);
-    if (rank == 0)
-        tsr_sum_load(&run->sum, reduce->wire_dtype, from, exist, piece->count);
-    else if (exist > 0)
-        tsr_sum_add(&run->sum, reduce->wire_dtype, from, exist);
-}
-
-static void reduce_finish(host_run *run, const host_piece *piece) {
-    const tsr_reduce *reduce = &run->call->reduces[piece->tensor];
-    char *to = (char *)reduce->shard +
-               piece->first * tsr_dtype_bytes(reduce->out_dtype);
-    tsr_sum_store(&run->sum, reduce->out_dtype, to, piece->count, reduce->scale,
-                  reduce->accumulate != 0);
-    if (!reduce->square_sum)
-        return;
-    if (piece->first == 0)
-        run->squares = 0;
-    run->squares +=
-        tsr_sum_squares(&run->sum, reduce->out_dtype, piece->count);
-    *reduce->square_sum = (float)run->squares; /* final with the last piece */
-}
-
-static tsr_status reduce_direct(host_run *run) {
-    tsr_host_comm *comm = run->comm;
-    host_cursor cursor = {0};
-    host_piece piece;
-    for (size_t used = 0; next_piece(run, &cursor, &used, &piece); used = 0) {
-        size_t count = run->call->reduces[piece.tensor].count;
-        size_t offset =
-            ((size_t)comm->base.rank * count + piece.first) * piece.bytes;
-        for (int r = 0; r < comm->base.world; r++)
-            reduce_source(
-                run, &piece, r,
-                find(comm, &tsr_host_places(comm, r)[piece.place], offset));
-        reduce_finish(run, &piece);
-    }
-    return tsr_host_rendezvous(comm);
-}
-
-/* A slot holds one part of `capacity` bytes for each rank. */
-static void reduce_write(host_run *run, const host_piece *piece, char *slot) {
-    const tsr_reduce *reduce = &run->call->reduces[piece->tensor];
-    for (int to = 0; to < run->comm->base.world; to++) {
-        size_t exist = existing(piece, reduce->count, to, reduce->valid);
-        size_t at = (size_t)to * reduce->count + piece->first;
-        if (to != run->comm->base.rank && exist > 0)
-            memcpy(slot + (size_t)to * run->capacity + piece->offset,
-                   (const char *)reduce->full + at * piece->bytes,
-                   exist * piece->bytes);
-    }
-}
-
-static void reduce_read(host_run *run, const host_piece *piece, char *slot) {
-    const tsr_reduce *reduce = &run->call->reduces[piece->tensor];
-    int rank = run->comm->base.rank;
-    size_t own = ((size_t)rank * reduce->count + piece->first) * piece->bytes;
-    size_t part = (size_t)rank * run->capacity + piece->offset;
-    (void)slot;
-    for (int r = 0; r < run->comm->base.world; r++)
-        reduce_source(run, piece, r,
-                      r == rank ? (const char *)reduce->full + own
-                                : tsr_host_slot(run->comm, r) + part);
-    reduce_finish(run, piece);
-}
-
-static tsr_status reduce_scatter(host_run *run) {
-    bool direct;
-    for (size_t i = 0; i < run->tensors; i++) {
-        const tsr_reduce *reduce = &run->call->reduces[run->first + i];
-        if (reduce->count == 0 && reduce->square_sum)
-            *reduce->square_sum = 0;
-    }
-    TSR_TRY(open_batch(run, &direct));
-    if (direct)
-        return reduce_direct(run);
-    run->capacity /= (size_t)run->comm->base.world;
-    run->capacity = run->capacity / 64 * 64;
-    return stage(run, reduce_write, reduce_read, true);
-}
-
-/* ---- all_reduce ---- */
-
-static void buffer_write(host_run *run, const host_piece *piece, char *slot) {
-    memcpy(slot + piece->offset, run->call->buffer + piece->first * piece->bytes,
-           piece->count * piece->bytes);
-}
-
-static void all_reduce_piece(host_run *run, const host_piece *piece, char *to) {
-    tsr_dtype dtype = run->call->dtype;
-    for (int r = 0; r < run->comm->base.world; r++) {
-        const char *from = tsr_host_slot(run->comm, r) + piece->offset;
-        if (r == 0)
-            tsr_sum_load(&run->sum, dtype, from, piece->count, piece->count);
-        else
-            tsr_sum_add(&run->sum, dtype, from, piece->count);
-    }
-    tsr_sum_store(&run->sum, dtype, to, piece->count, 1.0f, false);
-}
-
-/* One block: every rank sums it for itself. */
-static void all_reduce_read_small(host_run *run, const host_piece *piece,
-                                  char *slot) {
-    (void)slot;
-    all_reduce_piece(run, piece,
-                     run->call->buffer + piece->first * piece->bytes);
-}
-
-static int owner_of(const host_run *run, const host_piece *piece) {
-    return (int)(piece->first / TSR_SUM_BLOCK % (size_t)run->comm->base.world);
-}
-
-/* Many blocks: each has an owner, which leaves the sum in its own slot. Nobody
- * else reads an owner's copy of its blocks before the next rendezvous. */
-static void all_reduce_read_owned(host_run *run, const host_piece *piece,
-                                  char *slot) {
-    if (owner_of(run, piece) == run->comm->base.rank)
-        all_reduce_piece(run, piece, slot + piece->offset);
-}
-
-static void all_reduce_read_sums(host_run *run, const host_piece *piece) {
-    memcpy(run->call->buffer + piece->first * piece->bytes,
-           tsr_host_slot(run->comm, owner_of(run, piece)) + piece->offset,
-           piece->count * piece->bytes);
-}
-
-static tsr_status all_reduce_large(host_run *run) {
-    tsr_host_comm *comm = run->comm;
-    host_cursor writer = {0}, summer = {0}, reader = {0};
-    host_piece piece;
-    size_t used;
-    tsr_host_descriptor mine = describe(run);
-    for (bool opened = false; writer.tensor < run->tensors; opened = true) {
-        char *slot = tsr_host_slot(comm, comm->base.rank);
-        for (used = 0; next_piece(run, &writer, &used, &piece);)
-            buffer_write(run, &piece, slot);
-        TSR_TRY(opened ? tsr_host_rendezvous(comm)
-                       : tsr_host_open(comm, &mine));
-        for (used = 0; next_piece(run, &summer, &used, &piece);)
-            all_reduce_read_owned(run, &piece, slot);
-        TSR_TRY(tsr_host_rendezvous(comm));
-        for (used = 0; next_piece(run, &reader, &used, &piece);)
-            all_reduce_read_sums(run, &piece);
-        comm->turn ^= 1;
-    }
-    return TSR_OK;
-}
-
-static tsr_status all_reduce(host_run *run) {
-    if (run->call->count > TSR_SUM_BLOCK)
-        return all_reduce_large(run);
-    return stage(run, buffer_write, all_reduce_read_small, false);
+    return tsr_host_stage(run, gather_write, gather_read, true);
 }
 
 /* ---- broadcast, barrier ---- */
 
-static void broadcast_write(host_run *run, const host_piece *piece,
-                            char *slot) {
-    if (run->comm->base.rank == run->call->root)
-        buffer_write(run, piece, slot);
+void tsr_host_write_buffer(tsr_host_run *run, const tsr_host_piece *piece,
+                           char *slot) {
+    memcpy(slot + piece->offset,
+           run->call->buffer + piece->first * piece->bytes,
+           piece->count * piece->bytes);
 }
 
-static void broadcast_read(host_run *run, const host_piece *piece, char *slot) {
+static void broadcast_write(tsr_host_run *run, const tsr_host_piece *piece,
+                            char *slot) {
+    if (run->comm->base.rank == run->call->root)
+        tsr_host_write_buffer(run, piece, slot);
+}
+
+static void broadcast_read(tsr_host_run *run, const tsr_host_piece *piece,
+                           char *slot) {
     (void)slot;
     if (run->comm->base.rank != run->call->root)
         memcpy(run->call->buffer + piece->first * piece->bytes,
@@ -440,25 +249,32 @@ static void broadcast_read(host_run *run, const host_piece *piece, char *slot) {
                piece->count * piece->bytes);
 }
 
-static tsr_status run_batch(host_run *run) {
+static tsr_status run_batch(tsr_host_run *run) {
+    tsr_host_descriptor mine;
+    bool alone = run->comm->base.world == 1;
     switch (run->call->op) {
     case TSR_HOST_GATHER:
         return gather(run);
     case TSR_HOST_REDUCE_SCATTER:
-        return reduce_scatter(run);
+        return tsr_host_reduce_scatter(run);
     case TSR_HOST_ALL_REDUCE:
-        return all_reduce(run);
+        if (alone)
+            break;
+        return tsr_host_all_reduce(run);
     case TSR_HOST_BROADCAST:
-        return stage(run, broadcast_write, broadcast_read, false);
-    default: {
-        tsr_host_descriptor mine = describe(run);
-        return tsr_host_open(run->comm, &mine);
+        if (alone)
+            break;
+        return tsr_host_stage(run, broadcast_write, broadcast_read, false);
+    default:
+        break;
     }
-    }
+    mine = tsr_host_describe(run);
+    return tsr_host_open(run->comm, &mine);
 }
 
 tsr_status tsr_host_collective_run(const tsr_host_call *call) {
-    host_run run = {.comm = call->comm, .call = call};
+    tsr_sum_block sum;
+    tsr_host_run run = {.comm = call->comm, .call = call, .sum = &sum};
     do {
         size_t left = call->tensors - run.first;
         run.tensors = left < TSR_HOST_PLACES ? left : TSR_HOST_PLACES;

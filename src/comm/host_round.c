@@ -28,9 +28,8 @@ static const char *op_name(uint32_t op) {
 /* ---- places in the control block ---- */
 
 static size_t lines_bytes(int world) {
-    return tsr_round_up(sizeof(tsr_host_control) +
-                            (size_t)world * sizeof(tsr_host_line),
-                        4096);
+    return tsr_round_up(
+        sizeof(tsr_host_control) + (size_t)world * sizeof(tsr_host_line), 4096);
 }
 
 /* reduce_scatter splits a slot into one part a rank, each at least a block. */
@@ -199,12 +198,11 @@ static tsr_status fail_mismatch(tsr_host_comm *comm, int rank) {
     char first[128], other[128];
     describe(tsr_host_published(comm, 0), first, sizeof first);
     describe(tsr_host_published(comm, rank), other, sizeof other);
-    return tsr_host_fail(comm->group, TSR_FAILED_PRECONDITION, -1,
-                         "ranks disagree: rank 0 calls %s, rank %d calls %s%s",
-                         first, rank, other,
-                         strcmp(first, other) == 0
-                             ? ", with other counts, dtypes or root"
-                             : "");
+    return tsr_host_fail(
+        comm->group, TSR_FAILED_PRECONDITION, -1,
+        "ranks disagree: rank 0 calls %s, rank %d calls %s%s", first, rank,
+        other,
+        strcmp(first, other) == 0 ? ", with other counts, dtypes or root" : "");
 }
 
 tsr_status tsr_host_open(tsr_host_comm *comm, const tsr_host_descriptor *mine) {

@@ -16,6 +16,7 @@ typedef struct storage {
     bool fixed; /* declared, or a gather that aliases the weights: placed outside the transient spaces */
     int32_t first, last;
     int32_t touched[TSR_STREAM_CLASSES]; /* latest node of each stream that reads or writes it; -1 */
+    int32_t pending;                     /* reads of its values by nodes not yet passed */
     size_t bytes, offset;
 } storage;
 
@@ -24,7 +25,7 @@ typedef struct planner {
     tsr_graph *graph;
     size_t *param_offset;  /* (params) in WEIGHTS */
     int32_t *storage_of;   /* (values) */
-    int32_t *last_reader;  /* (values) latest node that reads it; -1 */
+    int32_t *reads;        /* (values) how often nodes read it */
     TSR_ARRAY(storage) storages;
     TSR_ARRAY(tsr_block) blocks;
     TSR_ARRAY(int32_t) block_of; /* (blocks) storage, or -1 - node for a workspace */
@@ -98,13 +99,12 @@ static tsr_space space_of(const tsr_value *value) {
 
 /* Whether output may take over the storage of `input`, read by node n: nobody reads any of its values later, and every node
  * that touched it ends before n. */
-static bool can_take_over(const planner *self, const tsr_order *order, const bool *read_later, int32_t n,
-                          tsr_value_id input, tsr_value_id output) {
+static bool can_take_over(const planner *self, const tsr_order *order, int32_t n, tsr_value_id input,
+                          tsr_value_id output) {
     const tsr_value *from = tsr_graph_value(self->graph, input), *to = tsr_graph_value(self->graph, output);
-    int32_t at = self->storage_of[input.index];
-    const storage *old = &self->storages.data[at];
+    const storage *old = &self->storages.data[self->storage_of[input.index]];
     if (old->fixed || old->space != space_of(to) || from->role == TSR_ROLE_GATHERED ||
-        tsr_type_bytes(&from->type) != tsr_type_bytes(&to->type) || read_later[at])
+        tsr_type_bytes(&from->type) != tsr_type_bytes(&to->type) || old->pending > 0)
         return false;
     for (int s = 0; s < TSR_STREAM_CLASSES; s++)
         if (old->touched[s] >= 0 && old->touched[s] != n &&
@@ -113,7 +113,7 @@ static bool can_take_over(const planner *self, const tsr_order *order, const boo
     return true;
 }
 
-static tsr_status assign_output(planner *self, const tsr_order *order, bool *read_later, int32_t n, int output) {
+static tsr_status assign_output(planner *self, const tsr_order *order, int32_t n, int output) {
     const tsr_node *node = &self->graph->nodes.data[n];
     tsr_value_id id = tsr_outputs_of(self->graph, node)[output];
     const tsr_value *value = tsr_value_of(self->graph, id);
@@ -121,7 +121,7 @@ static tsr_status assign_output(planner *self, const tsr_order *order, bool *rea
     tsr_value_id may = tsr_graph_may_alias(self->graph, node, output);
     if (tsr_has_value(must)) {
         self->storage_of[id.index] = self->storage_of[must.index];
-    } else if (tsr_has_value(may) && can_take_over(self, order, read_later, n, may, id)) {
+    } else if (tsr_has_value(may) && can_take_over(self, order, n, may, id)) {
         self->storage_of[id.index] = self->storage_of[may.index];
     } else if (self->plan->target.gather_alias && tsr_node_is(self->graph, node, "gather")) {
         TSR_TRY(new_storage(self, id.index,
@@ -136,32 +136,19 @@ static tsr_status assign_output(planner *self, const tsr_order *order, bool *rea
                                       .last = n,
                                       .bytes = aligned(self, tsr_type_bytes(&value->type))}));
     }
-    if (self->last_reader[id.index] > n)
-        read_later[self->storage_of[id.index]] = true;
+    self->storages.data[self->storage_of[id.index]].pending += self->reads[id.index];
     touch(self, id, n);
     return TSR_OK;
-}
-
-/* Whether a value of storage `at` is still read after node n. */
-static bool still_read(const planner *self, int32_t at, int32_t n) {
-    for (size_t v = 0; v < self->graph->values.count; v++)
-        if (self->storage_of[v] == at && self->last_reader[v] > n)
-            return true;
-    return false;
 }
 
 static tsr_status find_storages(planner *self) {
     tsr_status status = TSR_OK;
     tsr_graph *graph = self->graph;
     tsr_order order = {0};
-    bool *read_later = NULL; /* (storages, at most one a value) a value of it is read after the current node */
     TSR_TRY_GOTO(tsr_order_create(graph, &order));
-    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof *read_later, (void **)&read_later));
-    for (size_t v = 0; v < graph->values.count; v++)
-        self->last_reader[v] = self->storage_of[v] = -1;
     for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++)
         for (int32_t i = 0; i < graph->nodes.data[n].inputs.count; i++)
-            self->last_reader[tsr_inputs_of(graph, &graph->nodes.data[n])[i].index] = n;
+            self->reads[tsr_inputs_of(graph, &graph->nodes.data[n])[i].index]++;
     for (size_t v = 0; v < graph->values.count; v++)
         if (graph->values.data[v].producer.index < 0)
             TSR_TRY_GOTO(new_storage(self, (int32_t)v,
@@ -173,16 +160,13 @@ static tsr_status find_storages(planner *self) {
         tsr_order_push(&order);
         for (int32_t i = 0; i < node->inputs.count; i++) {
             tsr_value_id input = tsr_inputs_of(graph, node)[i];
-            int32_t at = self->storage_of[input.index];
             touch(self, input, n);
-            if (self->last_reader[input.index] == n && !self->storages.data[at].fixed)
-                read_later[at] = still_read(self, at, n);
+            self->storages.data[self->storage_of[input.index]].pending--;
         }
         for (int output = 0; output < node->outputs.count; output++)
-            TSR_TRY_GOTO(assign_output(self, &order, read_later, n, output));
+            TSR_TRY_GOTO(assign_output(self, &order, n, output));
     }
 done:
-    tsr_free(read_later);
     tsr_order_release(&order);
     return status;
 }
@@ -256,16 +240,16 @@ static tsr_status wait_for_owners(planner *self, tsr_order *order, size_t block,
     return TSR_OK;
 }
 
-/* Waits for all blocks of one space and section; `order` holds the nodes before the section. */
+/* Waits for all blocks of one space and section; blocks are in the order of their first node. */
 static tsr_status add_waits(planner *self, int32_t section_end) {
     tsr_status status = TSR_OK;
     tsr_order order = {0};
     TSR_TRY_GOTO(tsr_order_create(self->graph, &order));
-    for (int32_t n = 0; n < section_end; n++) {
+    for (int32_t n = 0, b = 0; n < section_end; n++) {
         tsr_order_push(&order);
-        for (size_t b = 0; b < self->blocks.count; b++)
-            if (self->blocks.data[b].first == n && self->blocks.data[b].bytes > 0)
-                TSR_TRY_GOTO(wait_for_owners(self, &order, b, n));
+        for (; b < (int32_t)self->blocks.count && self->blocks.data[b].first == n; b++)
+            if (self->blocks.data[b].bytes > 0)
+                TSR_TRY_GOTO(wait_for_owners(self, &order, (size_t)b, n));
     }
 done:
     tsr_order_release(&order);
@@ -276,14 +260,17 @@ done:
 static tsr_status pack_section(planner *self, tsr_space space, int32_t first, int32_t end, size_t *out_live) {
     size_t bytes;
     self->blocks.count = self->block_of.count = 0;
-    for (size_t i = 0; i < self->storages.count; i++) {
-        const storage *at = &self->storages.data[i];
-        if (!at->fixed && at->space == space && at->first >= first && at->first < end)
+    int32_t n = first;
+    for (size_t i = 0; i <= self->storages.count; i++) { /* in the order of first nodes, workspaces between */
+        const storage *at = i < self->storages.count ? &self->storages.data[i] : NULL;
+        if (at && (at->fixed || at->first < first || at->first >= end))
+            continue;
+        for (; n < (at ? at->first : end); n++)
+            if (space == TSR_SPACE_TRANSIENT && self->graph->nodes.data[n].workspace_bytes > 0)
+                TSR_TRY(add_block(self, -1 - n, n, n, self->graph->nodes.data[n].workspace_bytes));
+        if (at && at->space == space)
             TSR_TRY(add_block(self, (int32_t)i, at->first, kept_until(self, at, end), at->bytes));
     }
-    for (int32_t n = first; space == TSR_SPACE_TRANSIENT && n < end; n++)
-        if (self->graph->nodes.data[n].workspace_bytes > 0)
-            TSR_TRY(add_block(self, -1 - n, n, n, self->graph->nodes.data[n].workspace_bytes));
     TSR_TRY(tsr_pack(self->blocks.data, self->blocks.count, &bytes, out_live));
     for (size_t b = 0; b < self->blocks.count; b++) {
         int32_t owner = self->block_of.data[b];
@@ -324,7 +311,7 @@ static tsr_status run(tsr_plan *plan, const tsr_training *training) {
 
     TSR_TRY_GOTO(tsr_alloc(graph->params.count, sizeof *self.param_offset, (void **)&self.param_offset));
     TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof *self.storage_of, (void **)&self.storage_of));
-    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof *self.last_reader, (void **)&self.last_reader));
+    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof *self.reads, (void **)&self.reads));
     TSR_TRY_GOTO(place_weights(&self));
     TSR_TRY_GOTO(place_declared(&self));
     TSR_TRY_GOTO(find_storages(&self));
@@ -338,7 +325,7 @@ done:
     TSR_ARRAY_FREE(&self.block_of);
     TSR_ARRAY_FREE(&self.blocks);
     TSR_ARRAY_FREE(&self.storages);
-    tsr_free(self.last_reader);
+    tsr_free(self.reads);
     tsr_free(self.storage_of);
     tsr_free(self.param_offset);
     return status;

@@ -2,6 +2,9 @@
 #ifndef TSR_PASSES_PACK_H
 #define TSR_PASSES_PACK_H
 
+#include <stddef.h>
+#include <stdint.h>
+
 #include "base/status.h"
 
 typedef struct tsr_block {

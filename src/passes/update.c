@@ -82,7 +82,7 @@ static tsr_status run(tsr_plan *plan, const tsr_training *training) {
     tsr_graph *graph = plan->graph;
     updater self = {.graph = graph, .training = training, .param_count = graph->params.count};
     tsr_type schedule_type = {.dtype = TSR_F32, .dims = 1, .shape = {2}};
-    tsr_value_id clip;
+    tsr_value_id clip = TSR_NO_VALUE;
 
     TSR_TRY_GOTO(tsr_alloc(self.param_count, sizeof *self.shards, (void **)&self.shards));
     TSR_TRY_GOTO(list_square_sums(&self));
