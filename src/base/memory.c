@@ -28,7 +28,7 @@ static tsr_status total_bytes(size_t count, size_t bytes, size_t *out_total) {
 }
 
 tsr_status tsr_alloc(size_t count, size_t bytes, void **out) {
-    size_t total;
+    size_t total = 0;
     *out = NULL;
     TSR_TRY(total_bytes(count, bytes, &total));
     if (total == 0)
@@ -42,7 +42,7 @@ tsr_status tsr_alloc(size_t count, size_t bytes, void **out) {
 }
 
 tsr_status tsr_realloc(void **memory, size_t count, size_t bytes) {
-    size_t total;
+    size_t total = 0;
     TSR_TRY(total_bytes(count, bytes, &total));
     if (total == 0)
         total = 1;

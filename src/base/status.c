@@ -53,7 +53,14 @@ tsr_status tsr_error_at(tsr_status status, const char *format, ...) {
         length = 0;
     size_t used =
         (size_t)length < sizeof message ? (size_t)length : sizeof message - 1;
-    snprintf(message + used, sizeof message - used, ": %s", last_error);
+    const char *rest[2] = {": ", last_error};
+    for (int i = 0; i < 2; i++) { /* cut what does not fit */
+        size_t room = sizeof message - 1 - used, part = strlen(rest[i]);
+        part = part < room ? part : room;
+        memcpy(message + used, rest[i], part);
+        used += part;
+    }
+    message[used] = '\0';
     memcpy(last_error, message, sizeof message);
     return status;
 }

@@ -14,11 +14,14 @@
 /* Bytes of a number with its terminator. 17 digits, a sign and an exponent need
  * 24; the rest is for people who write more digits. */
 #define NUMBER_BYTES 64
+/* Bytes of the names of an enumeration in a message; the roles need 120. */
+#define NAMES_BYTES 256
 
 /* ---- errors ---- */
 
-void tsr_lexer_place(const tsr_lexer *lexer, size_t at, size_t *out_line,
-                     size_t *out_column) {
+/* Line and column, from 1, of an offset. */
+static void find_place(const tsr_lexer *lexer, size_t at, size_t *out_line,
+                       size_t *out_column) {
     size_t line = 1, start = 0;
     for (size_t i = 0; i < at; i++) {
         if (lexer->text[i] != '\n')
@@ -38,7 +41,7 @@ tsr_status tsr_lexer_error(const tsr_lexer *lexer, size_t at,
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
-    tsr_lexer_place(lexer, at, &line, &column);
+    find_place(lexer, at, &line, &column);
     return tsr_error(TSR_INVALID_DATA, "line %zu, column %zu: %s", line, column,
                      message);
 }
@@ -132,6 +135,37 @@ bool tsr_word_is(const tsr_word *word, const char *text) {
            memcmp(text, word->text, word->length) == 0;
 }
 
+tsr_status tsr_lexer_keyword(tsr_lexer *lexer, const char *keyword) {
+    char expected[QUOTE_BYTES];
+    tsr_word word;
+    if (tsr_lexer_peek_word(lexer, &word) && tsr_word_is(&word, keyword)) {
+        lexer->at += word.length;
+        return TSR_OK;
+    }
+    snprintf(expected, sizeof expected, "'%s'", keyword);
+    return tsr_lexer_unexpected(lexer, expected);
+}
+
+tsr_status tsr_lexer_name(tsr_lexer *lexer, const tsr_word_set *set,
+                          int *out_index) {
+    char expected[NAMES_BYTES];
+    tsr_word word;
+    tsr_lexer_peek_word(lexer, &word);
+    for (int i = set->first; i < set->count; i++) {
+        if (tsr_word_is(&word, set->name(i))) {
+            lexer->at += word.length;
+            *out_index = i;
+            return TSR_OK;
+        }
+    }
+    int used = snprintf(expected, sizeof expected, "%s:", set->what);
+    for (int i = set->first; i < set->count && (size_t)used < sizeof expected;
+         i++)
+        used += snprintf(expected + used, sizeof expected - (size_t)used,
+                         i == set->first ? " %s" : ", %s", set->name(i));
+    return tsr_lexer_unexpected(lexer, expected);
+}
+
 static bool is_string(char byte) {
     return byte != '"' && byte != '\n' && byte != '\\';
 }
@@ -190,17 +224,28 @@ tsr_status tsr_lexer_size(tsr_lexer *lexer, const char *what, size_t low,
     return TSR_OK;
 }
 
+tsr_status tsr_lexer_setting(tsr_lexer *lexer, const char *key, size_t low,
+                             size_t most, size_t *out_value) {
+    TSR_TRY(tsr_lexer_keyword(lexer, key));
+    TSR_TRY(tsr_lexer_expect(lexer, '=', "'='"));
+    return tsr_lexer_size(lexer, key, low, most, out_value);
+}
+
+bool tsr_word_ref(const tsr_word *word, char prefix, size_t *out_number) {
+    return word->length > 0 && word->text[0] == prefix &&
+           parse_digits(word->text + 1, word->length - 1, out_number);
+}
+
 tsr_status tsr_lexer_ref(const tsr_lexer *lexer, const tsr_word *word,
-                         const char *what, size_t most, size_t *out_value) {
+                         char prefix, const char *what, size_t most,
+                         size_t *out_number) {
     char found[QUOTE_BYTES];
-    if (word->text[0] == what[0] &&
-        parse_digits(word->text + 1, word->length - 1, out_value) &&
-        *out_value <= most)
+    if (tsr_word_ref(word, prefix, out_number) && *out_number <= most)
         return TSR_OK;
     quote(word->text, word->length, found);
     return tsr_lexer_error(lexer, word->at,
-                           "found %s, expected %s with N in [0, %zu]", found,
-                           what, most);
+                           "found %s, expected %s: %cN with N in [0, %zu]",
+                           found, what, prefix, most);
 }
 
 /* What strtod takes, without hexadecimal, blanks, "infinity" and payloads. */
@@ -261,4 +306,42 @@ tsr_status tsr_lexer_number(tsr_lexer *lexer, tsr_attr *out_number) {
     }
     lexer->at += length;
     return TSR_OK;
+}
+
+/* ---- labels ---- */
+
+static int by_number(const void *a, const void *b) {
+    const tsr_label *left = a, *right = b;
+    if (left->number != right->number)
+        return left->number < right->number ? -1 : 1;
+    return left->at < right->at ? -1 : left->at > right->at;
+}
+
+tsr_status tsr_lexer_sort_labels(const tsr_lexer *lexer, tsr_label *labels,
+                                 size_t count, char prefix) {
+    size_t line, column;
+    if (count > 1)
+        qsort(labels, count, sizeof *labels, by_number);
+    for (size_t i = 1; i < count; i++) {
+        if (labels[i].number != labels[i - 1].number)
+            continue;
+        find_place(lexer, labels[i - 1].at, &line, &column);
+        return tsr_lexer_error(lexer, labels[i].at,
+                               "found a second definition of %c%d, expected "
+                               "only the one in line %zu",
+                               prefix, labels[i].number, line);
+    }
+    return TSR_OK;
+}
+
+int32_t tsr_label_find(const tsr_label *labels, size_t count, int32_t number) {
+    size_t low = 0, high = count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (labels[middle].number < number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < count && labels[low].number == number ? (int32_t)low : -1;
 }

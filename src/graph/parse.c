@@ -1,57 +1,34 @@
 /* The text form of a plan, read. Its grammar is in docs/plan-format.md; print.c
  * writes it.
  *
- * Labels of the text are any numbers, and may be used before their definition.
- * So the lists of the graph first hold labels; resolve_values and resolve_nodes
- * turn them into ids at the end. Values get their ids in the order of their
- * labels: what print.c wrote keeps its ids. Nodes get theirs in the order of
- * the text, for that is the schedule. */
-#include <stdio.h>
-#include <stdlib.h>
-
+ * A label may be used before its definition, so the lists of the graph first
+ * hold labels; resolve_values and resolve_nodes turn them into ids at the end.
+ * Values get ids in the order of their labels: what print.c wrote keeps its
+ * ids. Nodes get theirs in the order of the text, for that is the schedule. */
 #include "graph/graph.h"
 #include "graph/lexer.h"
 #include "tessera/plan.h"
 
 #define FORMAT_VERSION 1
-#define MOST_LABEL 16777215 /* 2^24 - 1: 100 times the largest plan known */
+#define MOST_LABEL 16777215             /* of values and nodes: 2^24 - 1 */
 #define MOST_COUNT (INT64_C(1) << 48)   /* elements of a value, as in graph.c */
 #define MOST_GRANULE (INT64_C(1) << 40) /* times 2^20 ranks fits 64 bits */
 
-typedef struct label {
-    int32_t number;  /* %number or nnumber */
-    int32_t ordinal; /* of the definition, in the order of the text */
-    size_t at;       /* of the definition */
-} label;
-
-typedef struct name_use {
-    const char *name; /* of the graph */
-    size_t at;
-} name_use;
-
 typedef struct parser {
-    tsr_lexer lexer;
+    tsr_lexer *lexer;
     const tsr_op_table *ops;
     tsr_plan *plan;   /* owned; NULL until the target was read */
     tsr_graph *graph; /* the plan's */
     int stage;        /* the latest statement's row in `statements`; -1: none */
     int section;      /* the latest; -1: none */
-    TSR_ARRAY(label) values;
-    TSR_ARRAY(label) nodes;        /* those with a label */
-    TSR_ARRAY(size_t) operand_at;  /* (graph->operands) place of each */
-    TSR_ARRAY(size_t) after_at;    /* (graph->afters) place of each */
-    TSR_ARRAY(name_use) param_use; /* (graph->params) */
+    TSR_ARRAY(tsr_label) values;
+    TSR_ARRAY(tsr_label) nodes;   /* those with a label */
+    TSR_ARRAY(size_t) operand_at; /* (graph->operands) place of each */
+    TSR_ARRAY(size_t) after_at;   /* (graph->afters) place of each */
     size_t loss_at;
 } parser;
 
 /* ---- names ---- */
-
-/* The names [first, count) of an enumeration. */
-typedef struct name_set {
-    const char *what;
-    const char *(*name)(int index);
-    int first, count;
-} name_set;
 
 static const char *dtype_at(int i) { return tsr_dtype_name((tsr_dtype)i); }
 static const char *role_at(int i) { return tsr_role_name((tsr_role)i); }
@@ -66,59 +43,20 @@ static const char *init_at(int i) {
     return i == TSR_INIT_NORMAL ? "normal" : "constant";
 }
 
-static const name_set dtypes = {"a dtype", dtype_at, 0, TSR_DTYPE_COUNT};
-static const name_set roles = {"a role", role_at, 0, TSR_ROLE_COUNT};
-static const name_set spaces = {"a space", space_at, TSR_SPACE_WEIGHTS,
-                                TSR_SPACE_COUNT};
-static const name_set sections = {"a section", section_at, 0, TSR_SECTIONS};
-static const name_set streams = {"a stream", stream_at, 0, TSR_STREAM_CLASSES};
-static const name_set inits = {"an initial value", init_at, 0,
-                               TSR_INIT_NORMAL + 1};
-
-/* Takes a word of `set`. */
-static tsr_status take_name(parser *self, const name_set *set, int *out_index) {
-    char expected[256];
-    tsr_word word;
-    if (tsr_lexer_peek_word(&self->lexer, &word)) {
-        for (int i = set->first; i < set->count; i++) {
-            if (tsr_word_is(&word, set->name(i))) {
-                self->lexer.at += word.length;
-                *out_index = i;
-                return TSR_OK;
-            }
-        }
-    }
-    int used = snprintf(expected, sizeof expected, "%s:", set->what);
-    for (int i = set->first; i < set->count; i++)
-        used += snprintf(expected + used, sizeof expected - (size_t)used,
-                         i == set->first ? " %s" : ", %s", set->name(i));
-    return tsr_lexer_unexpected(&self->lexer, expected);
-}
-
-static tsr_status take_keyword(parser *self, const char *keyword) {
-    char expected[32];
-    tsr_word word;
-    if (tsr_lexer_peek_word(&self->lexer, &word) &&
-        tsr_word_is(&word, keyword)) {
-        self->lexer.at += word.length;
-        return TSR_OK;
-    }
-    snprintf(expected, sizeof expected, "'%s'", keyword);
-    return tsr_lexer_unexpected(&self->lexer, expected);
-}
-
-/* key=NUMBER */
-static tsr_status take_setting(parser *self, const char *key, size_t low,
-                               size_t most, size_t *out_value) {
-    TSR_TRY(take_keyword(self, key));
-    TSR_TRY(tsr_lexer_expect(&self->lexer, '=', "'='"));
-    return tsr_lexer_size(&self->lexer, key, low, most, out_value);
-}
+static const tsr_word_set dtypes = {"a dtype", dtype_at, 0, TSR_DTYPE_COUNT};
+static const tsr_word_set roles = {"a role", role_at, 0, TSR_ROLE_COUNT};
+static const tsr_word_set spaces = {"a space", space_at, TSR_SPACE_WEIGHTS,
+                                    TSR_SPACE_COUNT};
+static const tsr_word_set sections = {"a section", section_at, 0, TSR_SECTIONS};
+static const tsr_word_set streams = {"a stream", stream_at, 0,
+                                     TSR_STREAM_CLASSES};
+static const tsr_word_set inits = {"an initial value", init_at, 0,
+                                   TSR_INIT_NORMAL + 1};
 
 /* A quoted name, kept by the graph. */
 static tsr_status take_string(parser *self, const char **out_string) {
     tsr_word word;
-    TSR_TRY(tsr_lexer_string(&self->lexer, &word));
+    TSR_TRY(tsr_lexer_string(self->lexer, &word));
     *out_string = tsr_graph_intern(self->graph, word.text, word.length);
     return *out_string ? TSR_OK : tsr_graph_status(self->graph);
 }
@@ -130,70 +68,57 @@ static tsr_status take_type(parser *self, tsr_type *out_type) {
     int dtype;
     size_t extent, most = (size_t)MOST_COUNT;
     *out_type = (tsr_type){0};
-    TSR_TRY(take_name(self, &dtypes, &dtype));
+    TSR_TRY(tsr_lexer_name(self->lexer, &dtypes, &dtype));
     out_type->dtype = (tsr_dtype)dtype;
-    TSR_TRY(tsr_lexer_expect(&self->lexer, '[', "'['"));
-    if (tsr_lexer_take(&self->lexer, ']'))
+    TSR_TRY(tsr_lexer_expect(self->lexer, '[', "'['"));
+    if (tsr_lexer_take(self->lexer, ']'))
         return TSR_OK;
     do {
         if (out_type->dims == TSR_MAX_DIMS)
-            return tsr_lexer_error(&self->lexer, self->lexer.at,
-                                   "found one dimension more, expected at most "
-                                   "%d",
-                                   TSR_MAX_DIMS);
-        TSR_TRY(tsr_lexer_size(&self->lexer,
+            return tsr_lexer_error(
+                self->lexer, self->lexer->at,
+                "found one dimension more, expected at most %d", TSR_MAX_DIMS);
+        TSR_TRY(tsr_lexer_size(self->lexer,
                                "a dimension (2^48 elements in all)", 1, most,
                                &extent));
         most /= extent;
         out_type->shape[out_type->dims++] = (int64_t)extent;
-    } while (tsr_lexer_take(&self->lexer, ','));
-    return tsr_lexer_expect(&self->lexer, ']', "',' or ']'");
+    } while (tsr_lexer_take(self->lexer, ','));
+    return tsr_lexer_expect(self->lexer, ']', "',' or ']'");
 }
 
 /* @space+offset */
 static tsr_status take_place(parser *self, tsr_value *value) {
     int space;
-    if (!tsr_lexer_take(&self->lexer, '@'))
+    if (!tsr_lexer_take(self->lexer, '@'))
         return TSR_OK;
-    TSR_TRY(take_name(self, &spaces, &space));
+    TSR_TRY(tsr_lexer_name(self->lexer, &spaces, &space));
     value->space = (tsr_space)space;
-    TSR_TRY(tsr_lexer_expect(&self->lexer, '+', "'+' and an offset"));
-    return tsr_lexer_size(&self->lexer, "an offset before the end of memory", 0,
+    TSR_TRY(tsr_lexer_expect(self->lexer, '+', "'+' and an offset"));
+    return tsr_lexer_size(self->lexer, "an offset before the end of memory", 0,
                           SIZE_MAX - tsr_type_bytes(&value->type),
                           &value->offset);
-}
-
-/* "p" and digits. */
-static bool is_param_ref(const tsr_word *word) {
-    size_t digits = 0;
-    while (digits + 1 < word->length && word->text[digits + 1] >= '0' &&
-           word->text[digits + 1] <= '9')
-        digits++;
-    return word->length > 1 && word->text[0] == 'p' &&
-           digits + 1 == word->length;
 }
 
 /* role? pN? */
 static tsr_status take_role(parser *self, tsr_value *value) {
     int role = TSR_ROLE_ACTIVATION;
-    size_t param;
+    size_t param, params = self->graph->params.count;
     tsr_word word;
-    bool more = tsr_lexer_peek_word(&self->lexer, &word);
-    if (more && !is_param_ref(&word)) {
-        TSR_TRY(take_name(self, &roles, &role));
-        more = tsr_lexer_peek_word(&self->lexer, &word);
+    bool more = tsr_lexer_peek_word(self->lexer, &word);
+    if (more && !tsr_word_ref(&word, 'p', &param)) {
+        TSR_TRY(tsr_lexer_name(self->lexer, &roles, &role));
+        more = tsr_lexer_peek_word(self->lexer, &word);
     }
     value->role = (tsr_role)role;
-    if (!more || !is_param_ref(&word))
+    if (!more || !tsr_word_ref(&word, 'p', &param))
         return TSR_OK;
-    if (self->graph->params.count == 0)
-        return tsr_lexer_error(&self->lexer, word.at,
-                               "found a parameter's number, expected none: the "
-                               "plan has no param lines");
-    TSR_TRY(tsr_lexer_ref(&self->lexer, &word,
-                          "pN, the number of a param line,",
-                          self->graph->params.count - 1, &param));
-    self->lexer.at += word.length;
+    if (param >= params)
+        return tsr_lexer_error(self->lexer, word.at,
+                               "found p%zu, expected one of the %zu param "
+                               "lines, the first being p0",
+                               param, params);
+    self->lexer->at += word.length;
     value->param = (tsr_param_id){(int32_t)param};
     return TSR_OK;
 }
@@ -202,10 +127,10 @@ static tsr_status take_role(parser *self, tsr_value *value) {
 static tsr_status take_value_label(parser *self, int32_t *out_number,
                                    size_t *out_at) {
     size_t number;
-    tsr_lexer_peek(&self->lexer);
-    *out_at = self->lexer.at;
-    TSR_TRY(tsr_lexer_expect(&self->lexer, '%', "a value: %N"));
-    TSR_TRY(tsr_lexer_size(&self->lexer, "the number of a value", 0, MOST_LABEL,
+    tsr_lexer_peek(self->lexer);
+    *out_at = self->lexer->at;
+    TSR_TRY(tsr_lexer_expect(self->lexer, '%', "a value: %N"));
+    TSR_TRY(tsr_lexer_size(self->lexer, "the number of a value", 0, MOST_LABEL,
                            &number));
     *out_number = (int32_t)number;
     return TSR_OK;
@@ -213,12 +138,12 @@ static tsr_status take_value_label(parser *self, int32_t *out_number,
 
 /* A definition: %N "name"? type role? pN? @space+offset? */
 static tsr_status take_value(parser *self, tsr_node_id producer,
-                             label *out_label) {
+                             tsr_label *out_label) {
     tsr_graph *graph = self->graph;
     tsr_value value = {.name = "", .param = TSR_NO_PARAM, .producer = producer};
     out_label->ordinal = (int32_t)graph->values.count;
     TSR_TRY(take_value_label(self, &out_label->number, &out_label->at));
-    if (tsr_lexer_peek(&self->lexer) == '"')
+    if (tsr_lexer_peek(self->lexer) == '"')
         TSR_TRY(take_string(self, &value.name));
     TSR_TRY(take_type(self, &value.type));
     TSR_TRY(take_role(self, &value));
@@ -244,43 +169,43 @@ static tsr_status push_operand(parser *self, int32_t number, size_t at,
 
 /* nN: */
 static tsr_status take_node_label(parser *self, int32_t ordinal) {
-    size_t start = self->lexer.at, number;
+    size_t start = self->lexer->at, number;
     tsr_word word;
-    if (!tsr_lexer_peek_word(&self->lexer, &word))
-        return TSR_OK;
-    self->lexer.at += word.length;
-    if (!tsr_lexer_take(&self->lexer, ':')) {
-        self->lexer.at = start;
+    tsr_lexer_peek_word(self->lexer, &word);
+    self->lexer->at += word.length;
+    if (word.length == 0 || !tsr_lexer_take(self->lexer, ':')) {
+        self->lexer->at = start;
         return TSR_OK;
     }
-    TSR_TRY(tsr_lexer_ref(&self->lexer, &word, "nN, the label of a node,",
+    TSR_TRY(tsr_lexer_ref(self->lexer, &word, 'n', "the label of a node",
                           MOST_LABEL, &number));
     TSR_TRY(TSR_ARRAY_RESERVE(&self->nodes, 1));
-    TSR_ARRAY_PUSH(&self->nodes, ((label){(int32_t)number, ordinal, word.at}));
+    TSR_ARRAY_PUSH(&self->nodes,
+                   ((tsr_label){(int32_t)number, ordinal, word.at}));
     return TSR_OK;
 }
 
 /* value, value = */
 static tsr_status take_outputs(parser *self, tsr_node_id id, tsr_node *node) {
-    label made;
+    tsr_label made;
     node->outputs.first = (int32_t)self->graph->operands.count;
-    if (tsr_lexer_peek(&self->lexer) != '%')
+    if (tsr_lexer_peek(self->lexer) != '%')
         return TSR_OK;
     do {
         TSR_TRY(take_value(self, id, &made));
         TSR_TRY(push_operand(self, made.number, made.at, &node->outputs));
-    } while (tsr_lexer_take(&self->lexer, ','));
-    return tsr_lexer_expect(&self->lexer, '=', "',' or '='");
+    } while (tsr_lexer_take(self->lexer, ','));
+    return tsr_lexer_expect(self->lexer, '=', "',' or '='");
 }
 
 static tsr_status take_op(parser *self, tsr_node *node) {
     tsr_word word;
-    TSR_TRY(tsr_lexer_word(&self->lexer, "an op", &word));
+    tsr_lexer_peek_word(self->lexer, &word);
     node->op = tsr_op_table_find(self->ops, word.text, word.length);
-    if (node->op >= 0)
-        return TSR_OK;
-    self->lexer.at = word.at;
-    return tsr_lexer_unexpected(&self->lexer, "an op of the table");
+    if (node->op < 0)
+        return tsr_lexer_unexpected(self->lexer, "an op of the table");
+    self->lexer->at += word.length;
+    return TSR_OK;
 }
 
 /* (%N, %N) */
@@ -288,30 +213,29 @@ static tsr_status take_inputs(parser *self, tsr_node *node) {
     int32_t number;
     size_t at;
     node->inputs.first = (int32_t)self->graph->operands.count;
-    TSR_TRY(tsr_lexer_expect(&self->lexer, '(', "'('"));
-    if (tsr_lexer_take(&self->lexer, ')'))
+    TSR_TRY(tsr_lexer_expect(self->lexer, '(', "'('"));
+    if (tsr_lexer_take(self->lexer, ')'))
         return TSR_OK;
     do {
         TSR_TRY(take_value_label(self, &number, &at));
         TSR_TRY(push_operand(self, number, at, &node->inputs));
-    } while (tsr_lexer_take(&self->lexer, ','));
-    return tsr_lexer_expect(&self->lexer, ')', "',' or ')'");
+    } while (tsr_lexer_take(self->lexer, ','));
+    return tsr_lexer_expect(self->lexer, ')', "',' or ')'");
 }
 
 static tsr_status take_attr(parser *self, tsr_node *node) {
     tsr_graph *graph = self->graph;
     tsr_attr attr = {0};
     tsr_word word;
-    TSR_TRY(tsr_lexer_word(&self->lexer, "the name of an attribute", &word));
+    TSR_TRY(tsr_lexer_word(self->lexer, "the name of an attribute", &word));
     for (int32_t i = 0; i < node->attrs.count; i++)
         if (tsr_word_is(&word, graph->attrs.data[node->attrs.first + i].name))
             return tsr_lexer_error(
-                &self->lexer, word.at,
-                "found attribute '%s' twice, expected it "
-                "once",
+                self->lexer, word.at,
+                "found attribute '%s' twice, expected it once",
                 graph->attrs.data[node->attrs.first + i].name);
-    TSR_TRY(tsr_lexer_expect(&self->lexer, '=', "'='"));
-    TSR_TRY(tsr_lexer_number(&self->lexer, &attr));
+    TSR_TRY(tsr_lexer_expect(self->lexer, '=', "'='"));
+    TSR_TRY(tsr_lexer_number(self->lexer, &attr));
     attr.name = tsr_graph_intern(graph, word.text, word.length);
     if (!attr.name)
         return tsr_graph_status(graph);
@@ -324,17 +248,17 @@ static tsr_status take_attr(parser *self, tsr_node *node) {
 /* {name=number, name=number} */
 static tsr_status take_attrs(parser *self, tsr_node *node) {
     node->attrs.first = (int32_t)self->graph->attrs.count;
-    if (!tsr_lexer_take(&self->lexer, '{'))
+    if (!tsr_lexer_take(self->lexer, '{'))
         return TSR_OK;
     do {
         TSR_TRY(take_attr(self, node));
-    } while (tsr_lexer_take(&self->lexer, ','));
-    return tsr_lexer_expect(&self->lexer, '}', "',' or '}'");
+    } while (tsr_lexer_take(self->lexer, ','));
+    return tsr_lexer_expect(self->lexer, '}', "',' or '}'");
 }
 
 static tsr_status parse_on(parser *self, tsr_node *node) {
     int stream;
-    TSR_TRY(take_name(self, &streams, &stream));
+    TSR_TRY(tsr_lexer_name(self->lexer, &streams, &stream));
     node->stream = (tsr_stream_class)stream;
     return TSR_OK;
 }
@@ -348,23 +272,23 @@ static tsr_status parse_after(parser *self, tsr_node *node) {
     size_t number;
     tsr_word word;
     do {
-        TSR_TRY(tsr_lexer_word(&self->lexer, "the label of a node", &word));
-        TSR_TRY(tsr_lexer_ref(&self->lexer, &word, "nN, the label of a node,",
+        TSR_TRY(tsr_lexer_word(self->lexer, "the label of a node", &word));
+        TSR_TRY(tsr_lexer_ref(self->lexer, &word, 'n', "the label of a node",
                               MOST_LABEL, &number));
         TSR_TRY(TSR_ARRAY_RESERVE(&graph->afters, 1));
         TSR_TRY(TSR_ARRAY_RESERVE(&self->after_at, 1));
         TSR_ARRAY_PUSH(&graph->afters, (tsr_node_id){(int32_t)number});
         TSR_ARRAY_PUSH(&self->after_at, word.at);
         node->after.count++;
-    } while (tsr_lexer_take(&self->lexer, ','));
+    } while (tsr_lexer_take(self->lexer, ','));
     return TSR_OK;
 }
 
 static tsr_status parse_workspace(parser *self, tsr_node *node) {
-    TSR_TRY(tsr_lexer_size(&self->lexer, "the bytes of a workspace", 0,
-                           SIZE_MAX, &node->workspace_bytes));
-    TSR_TRY(tsr_lexer_expect(&self->lexer, '@', "'@' and an offset"));
-    return tsr_lexer_size(&self->lexer, "an offset before the end of memory", 0,
+    TSR_TRY(tsr_lexer_size(self->lexer, "the bytes of a workspace", 0, SIZE_MAX,
+                           &node->workspace_bytes));
+    TSR_TRY(tsr_lexer_expect(self->lexer, '@', "'@' and an offset"));
+    return tsr_lexer_size(self->lexer, "an offset before the end of memory", 0,
                           SIZE_MAX - node->workspace_bytes,
                           &node->workspace_offset);
 }
@@ -385,25 +309,25 @@ static const struct {
 static tsr_status take_modifiers(parser *self, tsr_node *node) {
     unsigned seen = 0;
     tsr_word word;
-    while (tsr_lexer_peek_word(&self->lexer, &word)) {
+    while (tsr_lexer_peek_word(self->lexer, &word)) {
         size_t row = 0;
         while (row < MODIFIERS && !tsr_word_is(&word, modifiers[row].name))
             row++;
         if (row == MODIFIERS)
-            return tsr_lexer_unexpected(
-                &self->lexer, "backward, on=, layer=, after=, workspace= or "
-                              "the end of the line");
+            return tsr_lexer_unexpected(self->lexer,
+                                        "backward, on=, layer=, after=, "
+                                        "workspace= or the end of the line");
         if (seen >> row & 1)
-            return tsr_lexer_error(&self->lexer, word.at,
+            return tsr_lexer_error(self->lexer, word.at,
                                    "found '%s' twice, expected it once",
                                    modifiers[row].name);
         seen |= 1u << row;
-        self->lexer.at += word.length;
+        self->lexer->at += word.length;
         if (!modifiers[row].parse) {
             node->phase = TSR_BACKWARD;
             continue;
         }
-        TSR_TRY(tsr_lexer_expect(&self->lexer, '=', "'='"));
+        TSR_TRY(tsr_lexer_expect(self->lexer, '=', "'='"));
         TSR_TRY(modifiers[row].parse(self, node));
     }
     return TSR_OK;
@@ -412,8 +336,8 @@ static tsr_status take_modifiers(parser *self, tsr_node *node) {
 static tsr_status parse_node(parser *self) {
     if (self->section < 0)
         return tsr_lexer_unexpected(
-            &self->lexer, "a section line before the first node, or one of: "
-                          "target, bytes, param, value, loss");
+            self->lexer, "a section line before the first node, or one of: "
+                         "target, bytes, param, value, loss");
     tsr_graph *graph = self->graph;
     tsr_node_id id = {(int32_t)graph->nodes.count};
     tsr_node node = {.section = (tsr_section)self->section,
@@ -434,13 +358,15 @@ static tsr_status parse_node(parser *self) {
 /* ---- other statements; their keyword was taken ---- */
 
 static tsr_status parse_target(parser *self) {
-    size_t start = self->lexer.at, world, shared, alias, line, column;
+    size_t start = self->lexer->at, world, shared, alias;
     tsr_target target = {0};
-    TSR_TRY(take_setting(self, "world", 1, INT32_MAX, &world));
-    TSR_TRY(take_setting(self, "shared", 0, 1, &shared));
-    TSR_TRY(take_setting(self, "gather_alias", 0, 1, &alias));
-    TSR_TRY(take_setting(self, "alignment", 0, SIZE_MAX, &target.alignment));
-    TSR_TRY(take_setting(self, "memory", 0, SIZE_MAX, &target.memory));
+    TSR_TRY(tsr_lexer_setting(self->lexer, "world", 1, INT32_MAX, &world));
+    TSR_TRY(tsr_lexer_setting(self->lexer, "shared", 0, 1, &shared));
+    TSR_TRY(tsr_lexer_setting(self->lexer, "gather_alias", 0, 1, &alias));
+    TSR_TRY(tsr_lexer_setting(self->lexer, "alignment", 0, SIZE_MAX,
+                              &target.alignment));
+    TSR_TRY(
+        tsr_lexer_setting(self->lexer, "memory", 0, SIZE_MAX, &target.memory));
     target.world = (int)world;
     target.shared = shared != 0;
     target.gather_alias = alias != 0;
@@ -448,16 +374,13 @@ static tsr_status parse_target(parser *self) {
     tsr_status status = tsr_plan_create(self->graph, &target, &self->plan);
     if (status != TSR_INVALID_ARGUMENT)
         return status;
-    tsr_lexer_place(&self->lexer, start, &line, &column);
-    return tsr_error_at(TSR_INVALID_DATA,
-                        "line %zu, column %zu: expected a target that can be",
-                        line, column);
+    return tsr_lexer_error(self->lexer, start, "%s", tsr_last_error());
 }
 
 static tsr_status parse_bytes(parser *self) {
     for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_COUNT; s++)
-        TSR_TRY(take_setting(self, tsr_space_name((tsr_space)s), 0, SIZE_MAX,
-                             &self->plan->bytes[s]));
+        TSR_TRY(tsr_lexer_setting(self->lexer, tsr_space_name((tsr_space)s), 0,
+                                  SIZE_MAX, &self->plan->bytes[s]));
     return TSR_OK;
 }
 
@@ -465,44 +388,53 @@ static tsr_status parse_bytes(parser *self) {
 static tsr_status take_init(parser *self, tsr_param *param) {
     tsr_attr number = {0};
     int init;
-    TSR_TRY(take_name(self, &inits, &init));
+    TSR_TRY(tsr_lexer_name(self->lexer, &inits, &init));
     param->init = (tsr_init_kind)init;
-    TSR_TRY(tsr_lexer_expect(&self->lexer, '(', "'('"));
-    TSR_TRY(tsr_lexer_number(&self->lexer, &number));
+    TSR_TRY(tsr_lexer_expect(self->lexer, '(', "'('"));
+    TSR_TRY(tsr_lexer_number(self->lexer, &number));
     param->init_value = number.is_real ? number.real : (double)number.integer;
-    return tsr_lexer_expect(&self->lexer, ')', "')'");
+    return tsr_lexer_expect(self->lexer, ')', "')'");
+}
+
+static tsr_status take_param_name(parser *self, const char **out_name) {
+    const tsr_graph *graph = self->graph;
+    tsr_lexer_peek(self->lexer);
+    size_t at = self->lexer->at;
+    TSR_TRY(take_string(self, out_name));
+    if (!**out_name)
+        return tsr_lexer_error(self->lexer, at,
+                               "found an empty name, expected a parameter's");
+    for (size_t i = 0; i < graph->params.count; i++)
+        if (strcmp(graph->params.data[i].name, *out_name) == 0)
+            return tsr_lexer_error(
+                self->lexer, at,
+                "found '%.100s' again, expected it once: as p%zu", *out_name,
+                i);
+    return TSR_OK;
 }
 
 static tsr_status parse_param(parser *self) {
     tsr_param param = {0};
     size_t group, granule;
     tsr_word word;
-    tsr_lexer_peek(&self->lexer);
-    name_use use = {.at = self->lexer.at};
-    TSR_TRY(take_string(self, &param.name));
-    if (!param.name[0])
-        return tsr_lexer_error(&self->lexer, use.at,
-                               "found an empty name, expected a parameter's");
+    TSR_TRY(take_param_name(self, &param.name));
     TSR_TRY(take_type(self, &param.type));
-    TSR_TRY(take_setting(self, "group", 0, INT32_MAX, &group));
-    TSR_TRY(take_setting(self, "granule", 1, (size_t)MOST_GRANULE, &granule));
+    TSR_TRY(tsr_lexer_setting(self->lexer, "group", 0, INT32_MAX, &group));
+    TSR_TRY(tsr_lexer_setting(self->lexer, "granule", 1, (size_t)MOST_GRANULE,
+                              &granule));
     param.group = (int)group;
     param.granule = (int64_t)granule;
     TSR_TRY(take_init(self, &param));
-    if (tsr_lexer_peek_word(&self->lexer, &word)) {
-        TSR_TRY(take_keyword(self, "decay"));
-        param.decay = true;
-    }
-    use.name = param.name;
+    param.decay = tsr_lexer_peek_word(self->lexer, &word);
+    if (param.decay)
+        TSR_TRY(tsr_lexer_keyword(self->lexer, "decay"));
     TSR_TRY(TSR_ARRAY_RESERVE(&self->graph->params, 1));
-    TSR_TRY(TSR_ARRAY_RESERVE(&self->param_use, 1));
     TSR_ARRAY_PUSH(&self->graph->params, param);
-    TSR_ARRAY_PUSH(&self->param_use, use);
     return TSR_OK;
 }
 
 static tsr_status parse_value(parser *self) {
-    label made;
+    tsr_label made;
     return take_value(self, TSR_NO_NODE, &made);
 }
 
@@ -512,15 +444,15 @@ static tsr_status parse_loss(parser *self) {
 
 static tsr_status parse_section(parser *self) {
     int section;
-    tsr_lexer_peek(&self->lexer);
-    size_t at = self->lexer.at;
-    TSR_TRY(take_name(self, &sections, &section));
+    tsr_lexer_peek(self->lexer);
+    size_t at = self->lexer->at;
+    TSR_TRY(tsr_lexer_name(self->lexer, &sections, &section));
     if (section <= self->section)
-        return tsr_lexer_error(&self->lexer, at,
-                               "found section '%s' after section '%s', "
-                               "expected each once: micro_first, micro_next, "
-                               "update",
-                               section_at(section), section_at(self->section));
+        return tsr_lexer_error(
+            self->lexer, at,
+            "found section '%s' after section '%s', expected each once: "
+            "micro_first, micro_next, update",
+            section_at(section), section_at(self->section));
     self->section = section;
     return TSR_OK;
 }
@@ -541,53 +473,52 @@ static const struct {
 
 static tsr_status parse_statement(parser *self) {
     tsr_word word;
-    int row = STATEMENTS;
-    if (tsr_lexer_peek_word(&self->lexer, &word))
-        for (row = 0;
-             row < STATEMENTS && !tsr_word_is(&word, statements[row].keyword);)
-            row++;
+    int row = 0;
+    tsr_lexer_peek_word(self->lexer, &word);
+    while (row < STATEMENTS && !tsr_word_is(&word, statements[row].keyword))
+        row++;
     if (!self->plan && row != 0)
-        return tsr_lexer_unexpected(&self->lexer, "the target line");
+        return tsr_lexer_unexpected(self->lexer, "the target line");
     if (row == STATEMENTS)
         return parse_node(self);
     if (row < self->stage || (row == self->stage && statements[row].once))
-        return tsr_lexer_error(&self->lexer, word.at,
-                               "found '%s' too late or twice, expected the "
-                               "order target, bytes, param, value, loss, "
-                               "sections",
-                               statements[row].keyword);
+        return tsr_lexer_error(
+            self->lexer, word.at,
+            "found '%s' too late or twice, expected the order target, bytes, "
+            "param, value, loss, sections",
+            statements[row].keyword);
     self->stage = row;
-    self->lexer.at += word.length;
+    self->lexer->at += word.length;
     return statements[row].parse(self);
 }
 
 static tsr_status end_line(parser *self) {
-    if (tsr_lexer_peek(&self->lexer) != '\0')
-        return tsr_lexer_expect(&self->lexer, '\n', "the end of the line");
-    return TSR_OK;
+    return tsr_lexer_peek(self->lexer) == '\0'
+               ? TSR_OK
+               : tsr_lexer_expect(self->lexer, '\n', "the end of the line");
 }
 
 /* Blank lines; false at the end of the text. */
 static bool skip_lines(parser *self) {
-    while (tsr_lexer_take(&self->lexer, '\n'))
+    while (tsr_lexer_take(self->lexer, '\n'))
         ;
-    return tsr_lexer_peek(&self->lexer) != '\0';
+    return tsr_lexer_peek(self->lexer) != '\0';
 }
 
 static tsr_status parse_text(parser *self) {
-    const char *nul = memchr(self->lexer.text, '\0', self->lexer.length);
+    const char *nul = memchr(self->lexer->text, '\0', self->lexer->length);
     size_t version;
     if (nul)
-        return tsr_lexer_error(&self->lexer, (size_t)(nul - self->lexer.text),
+        return tsr_lexer_error(self->lexer, (size_t)(nul - self->lexer->text),
                                "found a NUL byte, expected text");
-    if (self->lexer.length > INT32_MAX) /* spans count in int32_t */
-        return tsr_lexer_error(&self->lexer, 0,
+    if (self->lexer->length > INT32_MAX) /* spans count in int32_t */
+        return tsr_lexer_error(self->lexer, 0,
                                "found %zu bytes, expected at most %d",
-                               self->lexer.length, INT32_MAX);
+                               self->lexer->length, INT32_MAX);
     skip_lines(self);
-    TSR_TRY(take_keyword(self, "tessera"));
-    TSR_TRY(take_keyword(self, "plan"));
-    TSR_TRY(tsr_lexer_size(&self->lexer, "the version of the format",
+    TSR_TRY(tsr_lexer_keyword(self->lexer, "tessera"));
+    TSR_TRY(tsr_lexer_keyword(self->lexer, "plan"));
+    TSR_TRY(tsr_lexer_size(self->lexer, "the version of the format",
                            FORMAT_VERSION, FORMAT_VERSION, &version));
     TSR_TRY(end_line(self));
     while (skip_lines(self)) {
@@ -595,80 +526,18 @@ static tsr_status parse_text(parser *self) {
         TSR_TRY(end_line(self));
     }
     return self->plan ? TSR_OK
-                      : tsr_lexer_unexpected(&self->lexer, "the target line");
+                      : tsr_lexer_unexpected(self->lexer, "the target line");
 }
 
 /* ---- labels to ids ---- */
 
-static int by_number(const void *a, const void *b) {
-    const label *left = a, *right = b;
-    if (left->number != right->number)
-        return left->number < right->number ? -1 : 1;
-    return left->at < right->at ? -1 : left->at > right->at;
-}
-
-static int by_name(const void *a, const void *b) {
-    const name_use *left = a, *right = b;
-    int order = strcmp(left->name, right->name);
-    return order ? order : left->at < right->at ? -1 : left->at > right->at;
-}
-
-static size_t line_of(const parser *self, size_t at) {
-    size_t line, column;
-    tsr_lexer_place(&self->lexer, at, &line, &column);
-    return line;
-}
-
-/* Sorts labels by number; none may be there twice. */
-static tsr_status sort_labels(parser *self, label *labels, size_t count,
-                              char prefix) {
-    if (count > 1)
-        qsort(labels, count, sizeof *labels, by_number);
-    for (size_t i = 1; i < count; i++)
-        if (labels[i].number == labels[i - 1].number)
-            return tsr_lexer_error(&self->lexer, labels[i].at,
-                                   "found a second definition of %c%d, "
-                                   "expected only the one in line %zu",
-                                   prefix, labels[i].number,
-                                   line_of(self, labels[i - 1].at));
-    return TSR_OK;
-}
-
-/* Index in sorted labels, or -1. */
-static int32_t find_label(const label *labels, size_t count, int32_t number) {
-    size_t low = 0, high = count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (labels[middle].number < number)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < count && labels[low].number == number ? (int32_t)low : -1;
-}
-
-static tsr_status check_param_names(parser *self) {
-    name_use *uses = self->param_use.data;
-    size_t count = self->param_use.count;
-    if (count > 1)
-        qsort(uses, count, sizeof *uses, by_name);
-    for (size_t i = 1; i < count; i++)
-        if (strcmp(uses[i].name, uses[i - 1].name) == 0)
-            return tsr_lexer_error(&self->lexer, uses[i].at,
-                                   "found a second parameter '%.100s', "
-                                   "expected only the one in line %zu",
-                                   uses[i].name, line_of(self, uses[i - 1].at));
-    return TSR_OK;
-}
-
 static tsr_status resolve_value(parser *self, tsr_value_id *id, size_t at) {
     int32_t found =
-        find_label(self->values.data, self->values.count, id->index);
+        tsr_label_find(self->values.data, self->values.count, id->index);
     if (found < 0)
-        return tsr_lexer_error(&self->lexer, at,
-                               "found %%%d, expected a value that the text "
-                               "defines",
-                               id->index);
+        return tsr_lexer_error(
+            self->lexer, at,
+            "found %%%d, expected a value that the text defines", id->index);
     id->index = found;
     return TSR_OK;
 }
@@ -678,7 +547,7 @@ static tsr_status resolve_values(parser *self) {
     tsr_graph *graph = self->graph;
     size_t count = graph->values.count;
     tsr_value *sorted;
-    TSR_TRY(sort_labels(self, self->values.data, count, '%'));
+    TSR_TRY(tsr_lexer_sort_labels(self->lexer, self->values.data, count, '%'));
     TSR_TRY(tsr_alloc(count, sizeof *sorted, (void **)&sorted));
     for (size_t i = 0; i < count; i++)
         sorted[i] = graph->values.data[self->values.data[i].ordinal];
@@ -695,16 +564,16 @@ static tsr_status resolve_values(parser *self) {
 
 static tsr_status resolve_nodes(parser *self) {
     tsr_graph *graph = self->graph;
-    const label *labels = self->nodes.data;
-    TSR_TRY(sort_labels(self, self->nodes.data, self->nodes.count, 'n'));
+    const tsr_label *labels = self->nodes.data;
+    TSR_TRY(tsr_lexer_sort_labels(self->lexer, self->nodes.data,
+                                  self->nodes.count, 'n'));
     for (size_t i = 0; i < graph->afters.count; i++) {
         int32_t *index = &graph->afters.data[i].index;
-        int32_t found = find_label(labels, self->nodes.count, *index);
+        int32_t found = tsr_label_find(labels, self->nodes.count, *index);
         if (found < 0)
-            return tsr_lexer_error(&self->lexer, self->after_at.data[i],
-                                   "found n%d, expected a node that the text "
-                                   "defines",
-                                   *index);
+            return tsr_lexer_error(
+                self->lexer, self->after_at.data[i],
+                "found n%d, expected a node that the text defines", *index);
         *index = labels[found].ordinal;
     }
     return TSR_OK;
@@ -713,13 +582,10 @@ static tsr_status resolve_nodes(parser *self) {
 tsr_status tsr_plan_parse(const tsr_op_table *ops, const char *text,
                           size_t length, tsr_plan **out_plan) {
     tsr_status status = TSR_OK;
-    parser self = {.lexer = {.text = length ? text : "", .length = length},
-                   .ops = ops,
-                   .stage = -1,
-                   .section = -1};
+    tsr_lexer lexer = {.text = length ? text : "", .length = length};
+    parser self = {.lexer = &lexer, .ops = ops, .stage = -1, .section = -1};
     *out_plan = NULL;
     TSR_TRY_GOTO(parse_text(&self));
-    TSR_TRY_GOTO(check_param_names(&self));
     TSR_TRY_GOTO(resolve_values(&self));
     TSR_TRY_GOTO(resolve_nodes(&self));
     *out_plan = self.plan;
@@ -730,6 +596,5 @@ done:
     TSR_ARRAY_FREE(&self.nodes);
     TSR_ARRAY_FREE(&self.operand_at);
     TSR_ARRAY_FREE(&self.after_at);
-    TSR_ARRAY_FREE(&self.param_use);
     return status;
 }

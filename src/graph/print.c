@@ -48,15 +48,17 @@ static void print_param(tsr_text *text, const tsr_param *param) {
     tsr_text_append(text, param->decay ? ") decay\n" : ")\n");
 }
 
-static void print_attrs(tsr_text *text, const tsr_attr *attrs, int32_t count) {
-    for (int32_t i = 0; i < count; i++) {
-        tsr_text_append(text, "%s%s=", i ? ", " : " {", attrs[i].name);
-        if (attrs[i].is_real)
-            print_real(text, attrs[i].real);
+static void print_attrs(tsr_text *text, const tsr_graph *graph,
+                        const tsr_node *node) {
+    for (int32_t i = 0; i < node->attrs.count; i++) {
+        const tsr_attr *attr = &tsr_graph_attrs(graph, node)[i];
+        tsr_text_append(text, "%s%s=", i ? ", " : " {", attr->name);
+        if (attr->is_real)
+            print_real(text, attr->real);
         else
-            tsr_text_append(text, "%" PRId64, attrs[i].integer);
+            tsr_text_append(text, "%" PRId64, attr->integer);
     }
-    if (count)
+    if (node->attrs.count)
         tsr_text_append(text, "}");
 }
 
@@ -73,7 +75,7 @@ static void print_node(tsr_text *text, const tsr_graph *graph, tsr_node_id id) {
         tsr_text_append(text, i ? ", %%%d" : "%%%d",
                         tsr_graph_inputs(graph, node)[i].index);
     tsr_text_append(text, ")");
-    print_attrs(text, tsr_graph_attrs(graph, node), node->attrs.count);
+    print_attrs(text, graph, node);
     if (node->phase == TSR_BACKWARD)
         tsr_text_append(text, " backward");
     if (node->stream != TSR_ON_COMPUTE)

@@ -44,17 +44,6 @@ static tsr_status add_edge(scheduler *self, int32_t from, int32_t to) {
     return TSR_OK;
 }
 
-/* Whether the node ends input i: writes over it, or frees it. */
-static bool consumes(const tsr_graph *graph, const tsr_node *node, int32_t i) {
-    if (tsr_graph_op(graph, node)->flags & TSR_OP_FREES)
-        return true;
-    tsr_value_id input = tsr_graph_inputs(graph, node)[i];
-    for (int32_t o = 0; o < node->outputs.count; o++)
-        if (tsr_graph_must_alias(graph, node, o).index == input.index)
-            return true;
-    return false;
-}
-
 /* Producers come before readers, and readers of a value before the node that ends it. */
 static tsr_status find_edges(scheduler *self) {
     tsr_graph *graph = self->graph;
@@ -71,7 +60,7 @@ static tsr_status find_edges(scheduler *self) {
     for (int32_t n = 0; n < self->count; n++) {
         const tsr_node *node = &graph->nodes.data[self->first + n];
         for (int32_t i = 0; i < node->inputs.count; i++)
-            if (consumes(graph, node, i))
+            if (tsr_node_consumes(graph, node, i))
                 ender[tsr_inputs_of(graph, node)[i].index] = n;
     }
     for (int32_t n = 0; n < self->count; n++) {
@@ -291,7 +280,7 @@ static void find_before(const tsr_graph *graph, int32_t n, int32_t (*const reade
         if (producer >= 0 && graph->nodes.data[producer].section == node->section &&
             producer > before[graph->nodes.data[producer].stream])
             before[graph->nodes.data[producer].stream] = producer;
-        for (int s = 0; consumes(graph, node, i) && s < TSR_STREAM_CLASSES; s++)
+        for (int s = 0; tsr_node_consumes(graph, node, i) && s < TSR_STREAM_CLASSES; s++)
             if (readers[input.index][s] > before[s] && graph->nodes.data[readers[input.index][s]].section == node->section)
                 before[s] = readers[input.index][s];
     }
