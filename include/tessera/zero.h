@@ -55,6 +55,10 @@ TSR_API void tsr_executor_release(tsr_executor *executor);
  * writes (inputs) must be in place, and must not change before tsr_executor_synchronize or the end of the section. */
 TSR_API tsr_status tsr_executor_walk(tsr_executor *executor, tsr_section section);
 
+/* Enqueues a task between walks: on the compute stream, after everything walked before, before everything walked later.
+ * `context` is borrowed until it has run. */
+TSR_API tsr_status tsr_executor_enqueue(tsr_executor *executor, tsr_task task, void *context);
+
 /* Waits for everything enqueued. The first failure of a node (named), kernel or peer is returned; a failure of this rank makes
  * its group fail, so that no peer waits for it. */
 TSR_API tsr_status tsr_executor_synchronize(tsr_executor *executor);

@@ -14,7 +14,9 @@
  *  2. Descriptors and places are double-buffered by round, slots by turn. What
  *     was published in one is overwritten two rendezvous later at the earliest,
  *     so everybody has left it: staged collectives need no closing rendezvous.
- *  3. Who reads another rank's own memory (direct) closes with a rendezvous.
+ *  3. Who reads another rank's own memory (direct) closes with a rendezvous. Of
+ *     threads, none returns from a failed call while another still reads: its
+ *     memory may be freed then. (Processes have mappings of their own.)
  *  4. The number of rendezvous of a call follows from agreed values only.
  *  5. The group's failure word is set once, by compare-and-swap, after the
  *     reporter has written its report. It never returns to 0.
@@ -83,6 +85,7 @@ typedef struct tsr_host_report {
 typedef struct tsr_host_line {
     _Alignas(64) _Atomic uint32_t arrived; /* its latest rendezvous */
     _Atomic uint32_t goodbye;              /* it released the communicator */
+    _Atomic uint32_t reading; /* it reads its peers' own memory (direct) */
     /* Recorder: sequence << 8 | op << 1 | running; 0: no call yet. */
     _Atomic uint64_t at;
     _Alignas(64) tsr_host_descriptor descriptors[2];
@@ -188,6 +191,9 @@ void tsr_host_nap(const tsr_host_group *group, _Atomic uint32_t *word,
                   uint32_t seen);
 
 tsr_status tsr_host_rendezvous(tsr_host_comm *comm);
+/* Around reads of peers' own memory; the end is a rendezvous. */
+tsr_status tsr_host_read_begin(tsr_host_comm *comm);
+tsr_status tsr_host_read_end(tsr_host_comm *comm);
 /* Fails with FAILED_PRECONDITION on all ranks if they did not bring the same.
  */
 tsr_status tsr_host_open(tsr_host_comm *comm, const tsr_host_descriptor *mine);

@@ -9,7 +9,7 @@
  * start, and sum with the same loops: their bits are equal. */
 #include <string.h>
 
-#include "comm/tsr_host_run.h"
+#include "comm/host_run.h"
 
 static void extent(const tsr_host_call *call, size_t tensor, size_t *out_count,
                    tsr_dtype *out_dtype) {
@@ -178,6 +178,7 @@ static void gather_own(const tsr_gather *gather, int rank) {
 static tsr_status gather_direct(tsr_host_run *run) {
     tsr_host_comm *comm = run->comm;
     int world = comm->base.world, rank = comm->base.rank;
+    TSR_TRY(tsr_host_read_begin(comm));
     for (size_t i = 0; i < run->tensors; i++) {
         const tsr_gather *gather = &run->call->gathers[run->first + i];
         size_t bytes = gather->count * tsr_dtype_bytes(gather->dtype);
@@ -191,7 +192,7 @@ static tsr_status gather_direct(tsr_host_run *run) {
                  tsr_host_find(comm, &tsr_host_places(comm, r)[i], 0), bytes);
         }
     }
-    return tsr_host_rendezvous(comm);
+    return tsr_host_read_end(comm);
 }
 
 static void gather_write(tsr_host_run *run, const tsr_host_piece *piece,

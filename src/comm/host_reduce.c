@@ -48,6 +48,7 @@ static tsr_status reduce_direct(tsr_host_run *run) {
     tsr_host_comm *comm = run->comm;
     tsr_host_cursor cursor = {0};
     tsr_host_piece piece;
+    TSR_TRY(tsr_host_read_begin(comm));
     for (size_t used = 0; tsr_host_next_piece(run, &cursor, &used, &piece);
          used = 0) {
         size_t count = run->call->reduces[piece.tensor].count;
@@ -60,7 +61,7 @@ static tsr_status reduce_direct(tsr_host_run *run) {
                                         offset));
         reduce_finish(run, &piece);
     }
-    return tsr_host_rendezvous(comm);
+    return tsr_host_read_end(comm);
 }
 
 /* A slot holds one part of `capacity` bytes for each rank. */

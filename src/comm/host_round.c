@@ -184,6 +184,28 @@ tsr_status tsr_host_rendezvous(tsr_host_comm *comm) {
     return TSR_OK;
 }
 
+tsr_status tsr_host_read_begin(tsr_host_comm *comm) {
+    _Atomic uint32_t *reading = &comm->control->lines[comm->base.rank].reading;
+    /* First the flag, then the failure word; who fails looks at them the other
+     * way round. So either we stop here or it waits for us. */
+    atomic_store(reading, 1);
+    tsr_status status = tsr_host_failure(comm->group, NULL);
+    if (status != TSR_OK)
+        atomic_store(reading, 0);
+    return status;
+}
+
+tsr_status tsr_host_read_end(tsr_host_comm *comm) {
+    tsr_host_line *lines = comm->control->lines;
+    atomic_store(&lines[comm->base.rank].reading, 0);
+    tsr_status status = tsr_host_rendezvous(comm);
+    if (status != TSR_OK && comm->group->one_address_space)
+        for (int r = 0; r < comm->base.world; r++)
+            while (atomic_load(&lines[r].reading))
+                tsr_host_nap(comm->group, &lines[r].reading, 1);
+    return status;
+}
+
 /* ---- agreement ---- */
 
 static void describe(const tsr_host_descriptor *descriptor, char *text,

@@ -2,6 +2,7 @@
 #ifndef TSR_COMM_HOST_RUN_H
 #define TSR_COMM_HOST_RUN_H
 
+#include "base/status.h"
 #include "comm/host.h"
 #include "comm/sum.h"
 

@@ -15,7 +15,18 @@
 
 /* ---- threads: a table of blocks in the first control block ---- */
 
-static tsr_status offer_block(tsr_host_group *group, size_t bytes,
+/* `reserve`: so that no later touch can fail. */
+static tsr_status make_block(size_t bytes, bool reserve, void **out_memory) {
+    size_t available = reserve ? tsr_os_memory_available() : SIZE_MAX;
+    if (bytes > available)
+        return tsr_error(
+            TSR_OUT_OF_MEMORY,
+            "shared memory needs %zu bytes but only %zu are available", bytes,
+            available);
+    return tsr_os_map(bytes, reserve, out_memory);
+}
+
+static tsr_status offer_block(tsr_host_group *group, size_t bytes, bool reserve,
                               void **out_memory, uint32_t *out_offer) {
     tsr_host_block *free_block = NULL;
     for (int i = 0; i < TSR_HOST_BLOCKS; i++) {
@@ -34,7 +45,7 @@ static tsr_status offer_block(tsr_host_group *group, size_t bytes,
     if (free_block->memory)
         memset(free_block->memory, 0, bytes);
     else
-        TSR_TRY(tsr_os_map(bytes, false, &free_block->memory));
+        TSR_TRY(make_block(bytes, reserve, &free_block->memory));
     free_block->bytes = bytes;
     atomic_store(&free_block->users, (uint32_t)group->world);
     *out_memory = free_block->memory;
@@ -76,11 +87,12 @@ static tsr_status take_file(tsr_host_group *group, size_t bytes, bool wanted,
 
 /* ---- sharing ---- */
 
-static tsr_status offer(tsr_host_group *group, size_t bytes, void **out_memory,
-                        uint32_t *out_offer) {
+static tsr_status offer(tsr_host_group *group, tsr_host_op op, size_t bytes,
+                        void **out_memory, uint32_t *out_offer) {
     int fd;
     if (group->one_address_space)
-        return offer_block(group, bytes, out_memory, out_offer);
+        return offer_block(group, bytes, op == TSR_HOST_SHARED_ALLOC,
+                           out_memory, out_offer);
     TSR_TRY(make_file("tessera", bytes, &fd, out_memory));
     tsr_status status = send_file(group, fd);
     close(fd);
@@ -143,7 +155,7 @@ tsr_status tsr_host_share(tsr_host_comm *comm, tsr_host_op op, size_t bytes,
     TSR_TRY(tsr_host_call_begin(comm, op, &sequence));
     descriptor.sequence = sequence;
     if (mine == TSR_OK && comm->base.rank == 0)
-        mine = offer(group, bytes, &memory, &descriptor.offer);
+        mine = offer(group, op, bytes, &memory, &descriptor.offer);
     descriptor.status = (int32_t)mine;
     tsr_status status = tsr_host_agree(comm, &descriptor);
     bool standing = tsr_host_failure(group, NULL) == TSR_OK;

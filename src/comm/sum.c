@@ -56,7 +56,7 @@ static uint16_t to_f16(float value) {
                     : magnitude >= 0x477ff000 ? 0x7c00 /* rounds to infinity */
                     : magnitude >= 0x38800000 ? normal
                                               : subnormal;
-    return (uint16_t)(bits >> 16 & 0x8000 | half);
+    return (uint16_t)((bits >> 16 & 0x8000) | half);
 }
 
 /* ---- runs of elements ---- */

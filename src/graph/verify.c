@@ -76,6 +76,23 @@ static tsr_status check_node(const tsr_plan *plan, tsr_node_id id) {
     return TSR_OK;
 }
 
+/* Roles that belong to a parameter name one, and no others do. */
+static tsr_status check_value(const tsr_plan *plan, tsr_value_id id) {
+    const tsr_graph *graph = plan->graph;
+    const tsr_value *value = tsr_graph_value(graph, id);
+    bool belongs = value->role >= TSR_ROLE_PARAMETER;
+    if (belongs != (value->param.index >= 0) || value->param.index >= (int32_t)graph->params.count)
+        return tsr_violation(plan, "wrong parameter", value->producer, id, "a %s %s", tsr_role_name(value->role),
+                             belongs ? "belongs to a parameter" : "belongs to no parameter");
+    if (value->role != TSR_ROLE_PARAM_SHARD && value->role != TSR_ROLE_GRAD_SHARD)
+        return TSR_OK;
+    int64_t count = tsr_shard_count(&graph->params.data[value->param.index], plan->target.world);
+    if (value->type.dims != 1 || value->type.shape[0] != count)
+        return tsr_violation(plan, "type mismatch", value->producer, id, "a shard of its parameter has %lld elements",
+                             (long long)count);
+    return TSR_OK;
+}
+
 tsr_status tsr_verify_graph(const tsr_plan *plan) {
     tsr_status status = TSR_OK;
     tsr_graph *graph = plan->graph;
@@ -83,6 +100,8 @@ tsr_status tsr_verify_graph(const tsr_plan *plan) {
     TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof *ended_by, (void **)&ended_by));
     for (size_t v = 0; v < graph->values.count; v++)
         ended_by[v] = -1;
+    for (size_t v = 0; v < graph->values.count; v++)
+        TSR_TRY_GOTO(check_value(plan, (tsr_value_id){(int32_t)v}));
     for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++) {
         tsr_node_id id = {n};
         const tsr_node *node = &graph->nodes.data[n];

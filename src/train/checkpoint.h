@@ -56,11 +56,12 @@ typedef struct tsr_checkpoint_tensor {
  * dir      a folder that all ranks see
  * tensors  (count); names, types and shard counts equal on all ranks, with
  *          world * shard_count >= elements
- * Errors: the first failing rank's, on every rank alike, with "rank R: " before
- * its message when the world has more than one; DIR is then as before, without
- * the temporary folder. INVALID_ARGUMENT; IO (disk full: before anything was
- * written); OUT_OF_MEMORY; UNAVAILABLE (a peer is gone).
- * Collective. Blocking. */
+ * Errors: the lowest failing rank's, on every rank alike, with "rank R: "
+ * before its message when the world has more than one; DIR is then as before,
+ * without the temporary folder. INVALID_ARGUMENT; IO (disk full: before
+ * anything was written); OUT_OF_MEMORY; UNAVAILABLE (a peer is gone; if that
+ * happened after the rename, the checkpoint is there, and whole). Collective.
+ * Blocking. */
 tsr_status tsr_checkpoint_save(const char *dir, const tsr_checkpoint_info *info,
                                const tsr_gpt_config *config,
                                const tsr_checkpoint_tensor *tensors,

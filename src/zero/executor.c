@@ -315,6 +315,10 @@ tsr_status tsr_executor_walk(tsr_executor *self, tsr_section section) {
     return end_section(self);
 }
 
+tsr_status tsr_executor_enqueue(tsr_executor *self, tsr_task task, void *context) {
+    return tsr_stream_enqueue(self->streams[TSR_ON_COMPUTE], task, context);
+}
+
 tsr_status tsr_executor_synchronize(tsr_executor *self) {
     tsr_status first = TSR_OK;
     char message[TSR_MESSAGE_BYTES] = "";

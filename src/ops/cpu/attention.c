@@ -1,7 +1,9 @@
 /* Causal attention by matrix products over the strided heads of qkv.
  *
  * Queries go in blocks; a block sees only the keys up to its own end, so about
- * half the work is skipped, and a slot's workspace is (QUERIES, T) scores. */
+ * half the work is skipped, and a slot's workspace is (QUERIES, T) scores.
+ * Within a block masked probabilities are zeros that take part in the product:
+ * a NaN in v also reaches earlier queries of its block, unlike in ref. */
 #include "ops/cpu/attention.h"
 #include "ops/cpu/parallel.h"
 #include "ops/cpu/row.h"

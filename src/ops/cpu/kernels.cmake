@@ -7,7 +7,8 @@ function(tessera_cpu_kernels isa)
     tessera_objects(tessera_ops_${isa})
     target_compile_definitions(tessera_ops_${isa} PRIVATE TSR_ISA=${isa})
     target_compile_options(tessera_ops_${isa} PRIVATE
-        -O3 -fopenmp-simd -ffp-contract=fast -fno-math-errno -fno-trapping-math ${ARGN})
+        -O3 -fopenmp-simd -ffp-contract=fast -fno-math-errno -fno-trapping-math ${ARGN}
+        $<$<C_COMPILER_ID:Clang,AppleClang>:-Wno-pass-failed>) # sanitized loops do not vectorise
 endfunction()
 
 tessera_cpu_kernels(baseline)

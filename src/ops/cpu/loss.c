@@ -6,8 +6,9 @@
 #include <math.h>
 #include <string.h>
 
-#define CHUNK 2048 /* columns that stay in L1 between maximum and sum: 8 KiB   \
-                    */
+#define CHUNK                                                                  \
+    2048 /* columns that stay in L1 between maximum and sum: 8 KiB             \
+          */
 
 /* Milakov and Gimelshein 2018, "Online normalizer calculation for softmax". */
 static float log_sum_exp(const float *x, int64_t count) {
@@ -26,7 +27,8 @@ static float log_sum_exp(const float *x, int64_t count) {
 typedef struct rows {
     const float *logits;    /* (N, V) */
     const int32_t *targets; /* (N) */
-    float *lse;             /* (N), read backward */
+    float *lse_out;         /* (N), forward */
+    const float *lse;       /* (N), backward */
     float *dlogits;         /* (N, V), backward; may be logits */
     int64_t V, vocab;
     float scale;
@@ -35,7 +37,7 @@ typedef struct rows {
 static void lse_body(void *context, int64_t begin, int64_t end) {
     const rows *r = context;
     for (int64_t n = begin; n < end; n++)
-        r->lse[n] = log_sum_exp(r->logits + n * r->V, r->vocab);
+        r->lse_out[n] = log_sum_exp(r->logits + n * r->V, r->vocab);
 }
 
 tsr_status TSR_CPU(cross_entropy)(const tsr_kernel_call *call) {
@@ -44,7 +46,7 @@ tsr_status TSR_CPU(cross_entropy)(const tsr_kernel_call *call) {
     rows r = {
         .logits = call->in[0],
         .targets = call->in[1],
-        .lse = call->out[1],
+        .lse_out = call->out[1],
         .V = V,
         .vocab = tsr_view_int(&call->view, "vocab", V),
     };
@@ -55,7 +57,7 @@ tsr_status TSR_CPU(cross_entropy)(const tsr_kernel_call *call) {
         if (r.targets[n] >= r.vocab)
             sum = NAN;
         else if (r.targets[n] >= 0)
-            sum += (double)r.lse[n] - r.logits[n * V + r.targets[n]];
+            sum += (double)r.lse_out[n] - r.logits[n * V + r.targets[n]];
     }
     const bool accumulate = tsr_view_int(&call->view, "accumulate", 0) != 0;
     const float before = accumulate ? *(const float *)call->in[2] : 0;
@@ -95,7 +97,7 @@ tsr_status TSR_CPU(cross_entropy_grad)(const tsr_kernel_call *call) {
     rows r = {
         .logits = call->in[0],
         .targets = call->in[1],
-        .lse = (float *)call->in[2],
+        .lse = call->in[2],
         .dlogits = call->out[0],
         .V = V,
         .vocab = tsr_view_int(&call->view, "vocab", V),

@@ -1,9 +1,9 @@
 /* The reference kernels: naive C, one thread, the definition of every op.
  *
- * Sums and functions are computed in double and rounded to `real` where they
- * are stored. Tests build these sources a second time with TSR_REF_DOUBLE: real
- * is then double, so that backward kernels can be checked against differences
- * of forward ones. */
+ * Sums and functions are computed in double and rounded to tsr_real where they
+ * are stored. Tests build these sources a second time with TSR_REF_DOUBLE:
+ * tsr_real is then double, so that backward kernels can be checked against
+ * differences of forward ones. */
 #ifndef TSR_OPS_REF_H
 #define TSR_OPS_REF_H
 

@@ -1,0 +1,9 @@
+#ifndef TESSERA_VERSION_H
+#define TESSERA_VERSION_H
+
+#define TSR_VERSION "0.1.0"
+#define TSR_VERSION_MAJOR 0
+#define TSR_VERSION_MINOR 1
+#define TSR_VERSION_PATCH 0
+
+#endif
