@@ -23,7 +23,7 @@ typedef struct report {
 typedef struct rank_process {
     pid_t pid;
     int pipe; /* read end of its report; -1 */
-    bool ended;
+    bool ended, stopped; /* stopped: by us, after another one failed */
     int wait_status;
     report report;
 } rank_process;
@@ -93,10 +93,13 @@ static bool failed(const rank_process *process) {
     return process->ended && !(WIFEXITED(process->wait_status) && WEXITSTATUS(process->wait_status) == 0);
 }
 
-static void kill_rest(const rank_process *processes, int started) {
-    for (int r = 0; r < started; r++)
-        if (!processes[r].ended)
-            kill(processes[r].pid, SIGKILL);
+static void kill_rest(rank_process *processes, int started) {
+    for (int r = 0; r < started; r++) {
+        if (processes[r].ended || processes[r].stopped)
+            continue;
+        processes[r].stopped = true;
+        kill(processes[r].pid, SIGKILL);
+    }
 }
 
 /* Waits for all; SIGCHLD is blocked, so that a wait with a time-out cannot miss one. */
@@ -129,14 +132,14 @@ static void wait_for_all(rank_process *processes, int started, bool give_up) {
 }
 
 /* The cause, not its consequences: a rank that was killed, else a failure of its own, else whatever there is. */
-static int explain(const command *command, const rank_process *processes, int ranks) {
+static int explain(const cli_command *command, const rank_process *processes, int ranks) {
     char message[TSR_MESSAGE_BYTES + 64];
     const rank_process *told = NULL;
     bool any = false;
     for (int r = 0; r < ranks; r++) {
         const rank_process *at = &processes[r];
         any = any || failed(at);
-        if (failed(at) && WIFSIGNALED(at->wait_status) && !(told && told->report.status != TSR_UNAVAILABLE)) {
+        if (failed(at) && WIFSIGNALED(at->wait_status) && !at->stopped && !(told && told->report.status != TSR_UNAVAILABLE)) {
             snprintf(message, sizeof message, "rank %d (process %ld) was ended by signal %d (%s); the other ranks were stopped", r,
                      (long)at->pid, WTERMSIG(at->wait_status), strsignal(WTERMSIG(at->wait_status)));
             return fail(command, message);
@@ -150,7 +153,7 @@ static int explain(const command *command, const rank_process *processes, int ra
     return fail(command, told ? told->report.message : "a rank ended without saying why");
 }
 
-static int launch_many(const command *command, int ranks, rank_body body, void *context) {
+static int launch_many(const cli_command *command, int ranks, rank_body body, void *context) {
     rank_process *processes = NULL;
     tsr_fork_group *group = NULL;
     sigset_t child_signal, before;
@@ -177,7 +180,7 @@ static int launch_many(const command *command, int ranks, rank_body body, void *
     return code;
 }
 
-int launch(const command *command, int ranks, rank_body body, void *context) {
+int launch(const cli_command *command, int ranks, rank_body body, void *context) {
     if (ranks > 1)
         return launch_many(command, ranks, body, context);
     tsr_bootstrap *bootstrap = NULL;

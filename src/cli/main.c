@@ -5,7 +5,7 @@
 #include "cli/options.h"
 #include "tessera/version.h"
 
-static const command *const commands[] = {&train_command, &generate_command, &inspect_command, &bench_command};
+static const cli_command *const commands[] = {&train_command, &generate_command, &inspect_command, &bench_command};
 
 static int usage(FILE *to, int code) {
     fprintf(to, "Usage: tessera COMMAND [options]\nTrains transformer models with every parameter, gradient and optimizer state "

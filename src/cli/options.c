@@ -8,20 +8,20 @@
 
 #define EXIT_USAGE 2
 
-static const option_row *find_row(const command *command, const char *name, size_t length) {
+static const option_row *find_row(const cli_command *command, const char *name, size_t length) {
     for (size_t i = 0; i < command->row_count; i++)
         if (strncmp(command->rows[i].name, name, length) == 0 && command->rows[i].name[length] == '\0')
             return &command->rows[i];
     return NULL;
 }
 
-static int mistake(const command *command, const char *option, const char *what, const char *value) {
+static int mistake(const cli_command *command, const char *option, const char *what, const char *value) {
     fprintf(stderr, "tessera %s: %s%s%s%s%s; see tessera %s --help\n", command->name, option, what[0] ? " " : "", what,
             value ? " " : "", value ? value : "", command->name);
     return EXIT_USAGE;
 }
 
-static int out_of_range(const command *command, const option_row *row, const char *value) {
+static int out_of_range(const cli_command *command, const option_row *row, const char *value) {
     char text[192];
     snprintf(text, sizeof text, "is '%s', must be %s in [%.10g, %.10g]", value,
              row->kind == OPTION_INT ? "a whole number" : "a number", row->low, row->high);
@@ -30,7 +30,7 @@ static int out_of_range(const command *command, const option_row *row, const cha
     return mistake(command, option, text, NULL);
 }
 
-static int store(const command *command, const option_row *row, const char *value, void *values) {
+static int store(const cli_command *command, const option_row *row, const char *value, void *values) {
     void *at = (char *)values + row->offset;
     int64_t integer;
     double real;
@@ -68,7 +68,7 @@ static int store(const command *command, const option_row *row, const char *valu
     return -1;
 }
 
-static void print_help(const command *command) {
+static void print_help(const cli_command *command) {
     printf("Usage: tessera %s %s\n%s\n\n", command->name, command->usage, command->summary);
     for (size_t i = 0; i < command->row_count; i++) {
         const option_row *row = &command->rows[i];
@@ -81,7 +81,7 @@ static void print_help(const command *command) {
         printf("\nExamples:\n%s", command->examples);
 }
 
-int options_parse(const command *command, int argc, char **argv, void *values) {
+int options_parse(const cli_command *command, int argc, char **argv, void *values) {
     const option_row *list = NULL; /* takes the plain arguments that follow it */
     option_list *operands = command->operands ? (option_list *)(void *)((char *)values + command->operand_offset) : NULL;
     for (int i = 0; i < argc; i++) {
@@ -117,7 +117,7 @@ int options_parse(const command *command, int argc, char **argv, void *values) {
     return -1;
 }
 
-int fail(const command *command, const char *message) {
+int fail(const cli_command *command, const char *message) {
     fprintf(stderr, "tessera %s: %s\n", command->name, message);
     return 1;
 }

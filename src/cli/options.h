@@ -30,7 +30,7 @@ typedef struct option_list {
     size_t count;
 } option_list;
 
-typedef struct command {
+typedef struct cli_command {
     const char *name;    /* "train" */
     const char *summary; /* one line */
     const char *usage;   /* after the name: "--data FILE|DIR... [options]" */
@@ -40,15 +40,15 @@ typedef struct command {
     int operands; /* plain arguments allowed, into `operand_offset` as option_list */
     size_t operand_offset;
     int (*run)(int argc, char **argv); /* exit code */
-} command;
+} cli_command;
 
 /* Fills `values` from the arguments. Returns -1 to go on, or the exit code: 0 after --help, 2 after a mistake (one line on
  * standard error names it). */
-int options_parse(const command *command, int argc, char **argv, void *values);
+int options_parse(const cli_command *command, int argc, char **argv, void *values);
 
 /* Prints "tessera VERB: message" and returns 1. */
-int fail(const command *command, const char *message);
+int fail(const cli_command *command, const char *message);
 
-extern const command train_command, generate_command, inspect_command, bench_command;
+extern const cli_command train_command, generate_command, inspect_command, bench_command;
 
 #endif

@@ -76,14 +76,14 @@ static tsr_status check_node(const tsr_plan *plan, tsr_node_id id) {
     return TSR_OK;
 }
 
-/* Roles that belong to a parameter name one, and no others do. */
+/* Roles that belong to a parameter name one, and shards have its size. */
 static tsr_status check_value(const tsr_plan *plan, tsr_value_id id) {
     const tsr_graph *graph = plan->graph;
     const tsr_value *value = tsr_graph_value(graph, id);
-    bool belongs = value->role >= TSR_ROLE_PARAMETER;
-    if (belongs != (value->param.index >= 0) || value->param.index >= (int32_t)graph->params.count)
-        return tsr_violation(plan, "wrong parameter", value->producer, id, "a %s %s", tsr_role_name(value->role),
-                             belongs ? "belongs to a parameter" : "belongs to no parameter");
+    if (value->param.index >= (int32_t)graph->params.count ||
+        (value->role >= TSR_ROLE_PARAMETER && value->param.index < 0))
+        return tsr_violation(plan, "wrong parameter", value->producer, id, "a %s must name its parameter",
+                             tsr_role_name(value->role));
     if (value->role != TSR_ROLE_PARAM_SHARD && value->role != TSR_ROLE_GRAD_SHARD)
         return TSR_OK;
     int64_t count = tsr_shard_count(&graph->params.data[value->param.index], plan->target.world);

@@ -103,7 +103,7 @@ static tsr_value_id vector(builder *self, const char *name, int64_t count,
 
 static const char *block_name(const builder *self, const char *rest,
                               char buffer[NAME_BYTES]) {
-    snprintf(buffer, NAME_BYTES, "%s.%s", self->block, rest);
+    snprintf(buffer, NAME_BYTES, "%.24s.%.32s", self->block, rest);
     return buffer;
 }
 

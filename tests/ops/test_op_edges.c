@@ -27,16 +27,16 @@ static void check_embedding(void) {
 }
 
 /* Unknown tokens are skipped, the others added in token order: in f32,
- * (1e8 + 1) - 1e8 is 0. */
+ * (1e8 - 1e8) + 1 is 1, and 0 in any other order. */
 static void check_embedding_grad(void) {
     tensor tokens = INTS(6), dy = ZEROS(6, 1), dweight = ZEROS(3, 1);
     tensor_set(&tokens, 1.0, -1.0, 1.0, 3.0, 1.0, 2.0);
-    tensor_set(&dy, 1e8, 5.0, 1.0, 5.0, -1e8, 4.0);
+    tensor_set(&dy, 1e8, 5.0, -1e8, 5.0, 1.0, 4.0);
     run_op(&kernels,
            &(op_call){"embedding_grad", .in = {&tokens, &dy}, .out = {&dweight},
                       .attrs = {TSR_ATTR_INT("rows", 3)}});
     CHECK_VALUE(dweight.data[0], 0);
-    CHECK_VALUE(dweight.data[1], 0);
+    CHECK_VALUE(dweight.data[1], 1);
     CHECK_VALUE(dweight.data[2], 4);
     FREE(&tokens, &dy, &dweight);
 }
@@ -170,8 +170,7 @@ static void check_gelu(void) {
     CHECK_VALUE(dx.data[0], 1);
     for (int i = 1; i < 7; i++) {
         CHECK_VALUE(y.data[i], x.data[i] > 0 ? (float)x.data[i] : 0);
-        if (fabs(x.data[i]) < 1e20) /* the square of more overflows */
-            CHECK_VALUE(dx.data[i], x.data[i] > 0 ? 2 : 0);
+        CHECK_VALUE(dx.data[i], x.data[i] > 0 ? 2 : 0);
     }
     CHECK_NAN(y.data[7]);
     CHECK_NAN(dx.data[7]);
@@ -190,7 +189,7 @@ static loss_case run_loss(const double *targets, int64_t N, bool accumulate) {
     const tsr_attr scale = TSR_ATTR_REAL("scale", 0.5);
     for (int64_t n = 0; n < N; n++) {
         c.targets.data[n] = targets[n];
-        c.logits.data[n * 4 + 3] = n % 2 ? (double)NAN : 1e30; /* padding */
+        c.logits.data[n * 4 + 3] = n % 2 ? 1e30 : (double)NAN; /* padding */
         if (targets[n] < 0)
             c.logits.data[n * 4] = NAN; /* nobody looks at an ignored row */
     }

@@ -5,8 +5,8 @@
 #include "ops/cpu/isa.h"
 #include "ops/cpu/parallel.h"
 
-#define TSR_QUERIES                                                            \
-    64 /* of a block; longer blocks skip less above the diagonal */
+/* Queries of a block: longer ones skip less of what the mask hides. */
+#define TSR_QUERIES 64
 
 /* One block's scores. */
 static inline size_t tsr_score_bytes(const tsr_attention_shape *s) {

@@ -6,9 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-#define CHUNK                                                                  \
-    2048 /* columns that stay in L1 between maximum and sum: 8 KiB             \
-          */
+/* Columns that stay in L1 between maximum and sum: 8 KiB. */
+#define CHUNK 2048
 
 /* Milakov and Gimelshein 2018, "Online normalizer calculation for softmax". */
 static float log_sum_exp(const float *x, int64_t count) {

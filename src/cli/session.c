@@ -1,0 +1,119 @@
+#include "cli/session.h"
+
+#include <string.h>
+
+#include "base/os.h"
+#include "base/text.h"
+
+static tsr_status choose_model(const session_flags *flags, tsr_gpt_config *model) {
+    TSR_TRY(tsr_gpt_preset(flags->model, model));
+    model->layers = flags->layers ? flags->layers : model->layers;
+    model->heads = flags->heads ? flags->heads : model->heads;
+    model->dim = flags->dim ? flags->dim : model->dim;
+    model->seq = flags->seq ? flags->seq : model->seq;
+    model->vocab = flags->vocab ? flags->vocab : model->vocab;
+    if (model->dim % model->heads != 0)
+        return tsr_error(TSR_INVALID_ARGUMENT, "--dim %lld is not divisible by --heads %lld", (long long)model->dim,
+                         (long long)model->heads);
+    return tsr_gpt_validate(model);
+}
+
+/* What a kernel will ask for, told to layout. */
+typedef struct workspace_query {
+    const tsr_kernel_table *kernels;
+    int threads;
+} workspace_query;
+
+static size_t workspace(const void *context, const tsr_op_view *view) {
+    const workspace_query *query = context;
+    const tsr_kernel *kernel = tsr_kernel_table_find(query->kernels, view->op->name);
+    return kernel && kernel->workspace ? kernel->workspace(view, query->threads) : 0;
+}
+
+static tsr_status compile(cli_session *self, const workspace_query *query, bool evaluate) {
+    const session_flags *flags = &self->flags;
+    tsr_graph *graph;
+    bool alias = strcmp(flags->gather, "alias") == 0;
+    tsr_target target = {.world = (int)flags->ranks,
+                         .shared = true,
+                         .gather_alias = alias,
+                         .memory = flags->memory,
+                         .workspace = workspace,
+                         .workspace_context = query};
+    tsr_training training = {.micro_steps = (int)flags->accumulate,
+                             .adamw = {.beta1 = flags->beta1,
+                                       .beta2 = flags->beta2,
+                                       .eps = 1e-8,
+                                       .weight_decay = flags->weight_decay,
+                                       .max_norm = flags->clip}};
+    if (!alias && strcmp(flags->gather, "copy") != 0)
+        return tsr_error(TSR_INVALID_ARGUMENT, "--gather '%s' is unknown; known: alias, copy", flags->gather);
+    double tokens = (double)flags->ranks * (double)flags->batch * (double)flags->accumulate * (double)self->model.seq;
+    TSR_TRY(tsr_graph_create(self->ops, &graph));
+    tsr_status status = tsr_gpt_build(graph, &self->model, flags->batch, self->model.seq, 1 / tokens);
+    if (status != TSR_OK) {
+        tsr_graph_release(graph);
+        return status;
+    }
+    TSR_TRY(tsr_compile_training(graph, &target, &training, &self->plan));
+    if (!evaluate)
+        return TSR_OK;
+    TSR_TRY(tsr_graph_create(self->ops, &graph));
+    status = tsr_gpt_build(graph, &self->model, flags->batch, self->model.seq, 1);
+    if (status != TSR_OK) {
+        tsr_graph_release(graph);
+        return status;
+    }
+    return tsr_compile_forward(graph, &target, &self->eval_plan);
+}
+
+static tsr_status check_memory(const cli_session *self) {
+    size_t needed = tsr_plan_host_bytes(self->plan), available = tsr_os_memory_available();
+    char need[TSR_BYTES_TEXT], have[TSR_BYTES_TEXT];
+    if (self->eval_plan)
+        needed += self->eval_plan->bytes[TSR_SPACE_PERSISTENT] * (size_t)self->flags.ranks;
+    if (needed <= available)
+        return TSR_OK;
+    return tsr_error(TSR_OUT_OF_MEMORY,
+                     "%lld ranks need %s of memory together, %s are available: lower --batch, --seq or the model's size",
+                     (long long)self->flags.ranks, tsr_format_bytes(needed, need), tsr_format_bytes(available, have));
+}
+
+tsr_status session_open(const session_flags *flags, bool evaluate, cli_session *out_session) {
+    tsr_status status = TSR_OK;
+    cli_session self = {.flags = *flags};
+    memset(out_session, 0, sizeof *out_session);
+    if (self.flags.threads == 0) {
+        self.flags.threads = tsr_os_processors() / self.flags.ranks;
+        self.flags.threads = self.flags.threads < 1 ? 1 : self.flags.threads;
+    }
+    TSR_TRY_GOTO(choose_model(flags, &self.model));
+    TSR_TRY_GOTO(tsr_op_table_create(&self.ops));
+    TSR_TRY_GOTO(tsr_kernel_table_create(TSR_KERNELS_CPU, &self.kernels));
+    TSR_TRY_GOTO(compile(&self, &(workspace_query){self.kernels, (int)self.flags.threads}, evaluate));
+    TSR_TRY_GOTO(check_memory(&self));
+    self.plan->target.workspace = NULL; /* the query was ours, and is over */
+    if (self.eval_plan)
+        self.eval_plan->target.workspace = NULL;
+    *out_session = self;
+    memset(&self, 0, sizeof self);
+done:
+    session_close(&self);
+    return status;
+}
+
+void session_close(cli_session *self) {
+    tsr_plan_release(self->eval_plan);
+    tsr_plan_release(self->plan);
+    tsr_kernel_table_release(self->kernels);
+    tsr_op_table_release(self->ops);
+    memset(self, 0, sizeof *self);
+}
+
+tsr_trainer_options session_trainer(const cli_session *self) {
+    return (tsr_trainer_options){.plan = self->plan,
+                                 .eval_plan = self->eval_plan,
+                                 .micro_steps = (int)self->flags.accumulate,
+                                 .kernels = self->kernels,
+                                 .cpu = {.threads = (int)self->flags.threads}};
+}
