@@ -34,7 +34,7 @@ TSR_API int64_t tsr_gpt_param_count(const tsr_gpt_config *config);
  * empty graph: inputs "tokens" and "targets" i32 [batch, seq], state "loss" f32
  * [1]. Parameters carry Hugging Face's names and layout. loss_scale: factor of
  * the summed token losses, 1 / (tokens of a global batch) for a mean. The loss
- * becomes the graph's loss; "logits" is its name for tests. */
+ * becomes the graph's loss. */
 TSR_API tsr_status tsr_gpt_build(tsr_graph *graph, const tsr_gpt_config *config,
                                  int64_t batch, int64_t seq, double loss_scale);
 

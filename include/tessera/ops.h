@@ -61,6 +61,8 @@ typedef enum tsr_weight_layout {
  *                     x's memory
  * gelu_grad           x[...], dy[...] -> dx[...]                 dx may take dy's memory
  * add                 a[...], b[...] -> y[...]                   y may take a's memory
+ * store               x[...], state[...] -> state[...]         writes x over a state, for
+ *                     the host to read after the walk
  * cross_entropy       logits[..., V], targets i32[...], loss[1] -> loss[1], lse[...]
  *                     {vocab, scale~, accumulate}; loss = (accumulate ? loss : 0) +
  *                     scale * sum over rows with target in [0, vocab) of
@@ -119,6 +121,8 @@ TSR_API tsr_value_id tsr_attention_cached(tsr_graph *graph, tsr_value_id qkv,
                                           tsr_value_id position, int heads,
                                           int kv_heads);
 TSR_API tsr_value_id tsr_gelu(tsr_graph *graph, tsr_value_id x);
+TSR_API tsr_value_id tsr_store(tsr_graph *graph, tsr_value_id x,
+                               tsr_value_id state);
 TSR_API tsr_value_id tsr_add(tsr_graph *graph, tsr_value_id a, tsr_value_id b);
 /* `loss` is a declared state f32 [1]; returns the written loss. */
 TSR_API tsr_value_id tsr_cross_entropy(tsr_graph *graph, tsr_value_id logits,

@@ -40,29 +40,42 @@ typedef struct tsr_pass {
 } tsr_pass;
 
 TSR_API const tsr_pass *tsr_pass_differentiate(void); /* the backward */
-TSR_API const tsr_pass *tsr_pass_shard(void);  /* gather, wait, release, reduce; one group a call */
-TSR_API const tsr_pass *tsr_pass_update(void); /* norm, clipping, AdamW, fences */
+TSR_API const tsr_pass *
+tsr_pass_shard(void); /* gather, wait, release, reduce; one group a call */
+TSR_API const tsr_pass *
+tsr_pass_update(void); /* norm, clipping, AdamW, fences */
 TSR_API const tsr_pass *tsr_pass_repeat(void); /* the accumulating micro-step */
-TSR_API const tsr_pass *tsr_pass_schedule(void); /* order, waits between streams */
-TSR_API const tsr_pass *tsr_pass_layout(void);   /* bytes */
+TSR_API const tsr_pass *
+tsr_pass_schedule(void); /* order, waits between streams */
+TSR_API const tsr_pass *tsr_pass_layout(void); /* bytes */
 
-/* Runs `passes` in order, verifying after each. `training` may be NULL for plans without an update.
- * Errors: FAILED_PRECONDITION (rows that do not fit each other, named; nothing has run); those of passes and verify, with the
+/* Runs `passes` in order, verifying after each. `training` may be NULL for
+ * plans without an update. Errors: FAILED_PRECONDITION (rows that do not fit
+ * each other, named; nothing has run); those of passes and verify, with the
  * pass's name. */
-TSR_API tsr_status tsr_pipeline_run(tsr_plan *plan, const tsr_pass *const *passes, size_t pass_count,
+TSR_API tsr_status tsr_pipeline_run(tsr_plan *plan,
+                                    const tsr_pass *const *passes,
+                                    size_t pass_count,
                                     const tsr_training *training);
 
-/* The whole way from a forward graph with a loss (transferred, also on failure) to a verified training plan with sections
- * micro_first, micro_next (when micro_steps > 1) and update. Adds the inputs and states:
- *   "schedule" f32 [2]  learning rate and step, counted from 1, written by the host before the update
+/* The whole way from a forward graph with a loss (transferred, also on failure)
+ * to a verified training plan with sections micro_first, micro_next (when
+ * micro_steps > 1) and update. Adds the inputs and states: "schedule" f32 [2]
+ * learning rate and step, counted from 1, written by the host before the update
  *   "grad_norm" f32 [1] of the latest update
- *   "NAME.grad", "NAME.exp_avg", "NAME.exp_avg_sq" of each parameter's shard; the shard itself is called NAME.
- * Errors: OUT_OF_MEMORY when target->memory is too small: says what is needed. */
-TSR_API tsr_status tsr_compile_training(tsr_graph *graph, const tsr_target *target, const tsr_training *training,
+ *   "NAME.grad", "NAME.exp_avg", "NAME.exp_avg_sq" of each parameter's shard;
+ * the shard itself is called NAME. Errors: OUT_OF_MEMORY when target->memory is
+ * too small: says what is needed. */
+TSR_API tsr_status tsr_compile_training(tsr_graph *graph,
+                                        const tsr_target *target,
+                                        const tsr_training *training,
                                         tsr_plan **out_plan);
 
-/* Likewise for a graph without backward and update: evaluation, decoding. One section, micro_first. */
-TSR_API tsr_status tsr_compile_forward(tsr_graph *graph, const tsr_target *target, tsr_plan **out_plan);
+/* Likewise for a graph without backward and update: evaluation, decoding. One
+ * section, micro_first. */
+TSR_API tsr_status tsr_compile_forward(tsr_graph *graph,
+                                       const tsr_target *target,
+                                       tsr_plan **out_plan);
 
 #ifdef __cplusplus
 }

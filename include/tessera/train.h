@@ -10,7 +10,8 @@
 extern "C" {
 #endif
 
-/* Learning rate: linear from 0 over `warmup` steps to `peak`, then a half cosine down to `floor` at step `steps`. */
+/* Learning rate: linear from 0 over `warmup` steps to `peak`, then a half
+ * cosine down to `floor` at step `steps`. */
 typedef struct tsr_rates {
     double peak, floor;
     int64_t warmup, steps;
@@ -19,9 +20,11 @@ typedef struct tsr_rates {
 /* The rate of a step counted from 1; `floor` after the last. */
 TSR_API double tsr_rate_at(const tsr_rates *rates, int64_t step);
 
-/* Fills the plan's inputs of one sequence: tokens and targets (seq each) of the sample with this global index. Called on a
- * worker thread, for different samples one after another; a pure function of `sample`. */
-typedef void (*tsr_read_sample)(const void *context, int64_t sample, int32_t *tokens, int32_t *targets);
+/* Fills the plan's inputs of one sequence: tokens and targets (seq each) of the
+ * sample with this global index. Called on a worker thread, for different
+ * samples one after another; a pure function of `sample`. */
+typedef void (*tsr_read_sample)(const void *context, int64_t sample,
+                                int32_t *tokens, int32_t *targets);
 
 typedef struct tsr_samples {
     tsr_read_sample read;
@@ -29,8 +32,10 @@ typedef struct tsr_samples {
 } tsr_samples;
 
 typedef struct tsr_trainer_options {
-    const tsr_plan *plan;      /* from tsr_compile_training; inputs "tokens", "targets" i32 [batch, seq], state "loss" */
-    const tsr_plan *eval_plan; /* NULL: no evaluation; from tsr_compile_forward, same target, loss_scale 1 */
+    const tsr_plan *plan;      /* from tsr_compile_training; inputs "tokens",
+                                  "targets" i32 [batch, seq], state "loss" */
+    const tsr_plan *eval_plan; /* NULL: no evaluation; from tsr_compile_forward,
+                                  same target, loss_scale 1 */
     tsr_samples samples;
     tsr_samples eval_samples;
     int micro_steps; /* as compiled */
@@ -53,41 +58,58 @@ typedef struct tsr_step_metrics {
 
 typedef struct tsr_trainer tsr_trainer; /* one thread at a time */
 
-/* Everything in `options` and the bootstrap is borrowed and outlives the trainer. Weights are the random ones of the seed
- * until tsr_trainer_load. Collective. Errors: FAILED_PRECONDITION (ranks hold different plans), OUT_OF_MEMORY, UNAVAILABLE. */
-TSR_API tsr_status tsr_trainer_create(const tsr_trainer_options *options, tsr_bootstrap *bootstrap,
+/* Everything in `options` and the bootstrap is borrowed and outlives the
+ * trainer. Weights are the random ones of the seed until tsr_trainer_load.
+ * Collective. Errors: FAILED_PRECONDITION (ranks hold different plans),
+ * OUT_OF_MEMORY, UNAVAILABLE. */
+TSR_API tsr_status tsr_trainer_create(const tsr_trainer_options *options,
+                                      tsr_bootstrap *bootstrap,
                                       tsr_trainer **out_trainer);
 TSR_API void tsr_trainer_release(tsr_trainer *trainer); /* takes NULL */
 
-/* One step: micro_steps times forward and backward, then the update. Collective. Errors: INVALID_DATA when loss or gradient
- * norm is not finite (the weights then are those before the step), UNAVAILABLE (a peer is gone). */
-TSR_API tsr_status tsr_trainer_step(tsr_trainer *trainer, tsr_step_metrics *out_metrics);
+/* One step: micro_steps times forward and backward, then the update.
+ * Collective. Errors: INVALID_DATA when loss or gradient norm is not finite
+ * (the weights then are those before the step), UNAVAILABLE (a peer is gone).
+ */
+TSR_API tsr_status tsr_trainer_step(tsr_trainer *trainer,
+                                    tsr_step_metrics *out_metrics);
 
-/* Mean loss over `batches` batches of every rank, from sample 0 of the evaluation samples on. Collective. */
-TSR_API tsr_status tsr_trainer_evaluate(tsr_trainer *trainer, int64_t batches, double *out_loss);
+/* Mean loss over `batches` batches of every rank, from sample 0 of the
+ * evaluation samples on. Collective. */
+TSR_API tsr_status tsr_trainer_evaluate(tsr_trainer *trainer, int64_t batches,
+                                        double *out_loss);
 
-/* Writes DIR/step-N (safetensors under Hugging Face's names, config.json, optimizer state, position), published by a rename.
- * Collective. Errors: IO, UNAVAILABLE; older checkpoints stay. */
-TSR_API tsr_status tsr_trainer_save(tsr_trainer *trainer, const char *dir, const tsr_gpt_config *model);
+/* Writes DIR/step-N (safetensors under Hugging Face's names, config.json,
+ * optimizer state, position), published by a rename. Collective. Errors: IO,
+ * UNAVAILABLE; older checkpoints stay. */
+TSR_API tsr_status tsr_trainer_save(tsr_trainer *trainer, const char *dir,
+                                    const tsr_gpt_config *model);
 
-/* Loads weights, optimizer state and position from a step folder or DIR's newest complete one. Collective.
- * Errors: NOT_FOUND, INVALID_DATA, INVALID_ARGUMENT (seed, sequence or global batch differ from the run that wrote it). */
+/* Loads weights, optimizer state and position from a step folder or DIR's
+ * newest complete one. Collective. Errors: NOT_FOUND, INVALID_DATA,
+ * INVALID_ARGUMENT (seed, sequence or global batch differ from the run that
+ * wrote it). */
 TSR_API tsr_status tsr_trainer_load(tsr_trainer *trainer, const char *path);
 
-TSR_API int64_t tsr_trainer_steps(const tsr_trainer *trainer); /* updates done */
+TSR_API int64_t
+tsr_trainer_steps(const tsr_trainer *trainer); /* updates done */
 TSR_API size_t tsr_trainer_arena_bytes(const tsr_trainer *trainer);
 
-/* The shard of a declared value ("wte.weight", "wte.weight.grad"): address and elements on this rank; NULL: no such value. Valid
- * between steps. */
-TSR_API float *tsr_trainer_value(tsr_trainer *trainer, const char *name, int64_t *out_count);
+/* The shard of a declared value ("wte.weight", "wte.weight.grad"): address and
+ * elements on this rank; NULL: no such value. Valid between steps. */
+TSR_API float *tsr_trainer_value(tsr_trainer *trainer, const char *name,
+                                 int64_t *out_count);
 
-/* Floating-point operations a second of this machine's ranks together, measured now with a matrix product on every rank at
- * once (about 0.1 s). Collective. */
-TSR_API tsr_status tsr_trainer_measure_peak(tsr_trainer *trainer, double *out_flops_per_s);
+/* Floating-point operations a second of this machine's ranks together, measured
+ * now with a matrix product on every rank at once (about 0.1 s). Collective. */
+TSR_API tsr_status tsr_trainer_measure_peak(tsr_trainer *trainer,
+                                            double *out_flops_per_s);
 
-/* Operations of forward and backward a token: 6 a parameter, and 6 * layers * dim * seq for causal attention. Recomputation
- * does not count (PaLM's model flops, Chowdhery et al. 2022, appendix B, with causal attention's half). */
-TSR_API double tsr_gpt_flops_per_token(const tsr_gpt_config *model, int64_t seq);
+/* Operations of forward and backward a token: 6 a parameter, and 6 * layers *
+ * dim * seq for causal attention. Recomputation does not count (PaLM's model
+ * flops, Chowdhery et al. 2022, appendix B, with causal attention's half). */
+TSR_API double tsr_gpt_flops_per_token(const tsr_gpt_config *model,
+                                       int64_t seq);
 
 #ifdef __cplusplus
 }

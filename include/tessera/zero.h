@@ -1,4 +1,5 @@
-/* Running a plan: an arena that gives its values addresses, and an executor that walks it. */
+/* Running a plan: an arena that gives its values addresses, and an executor
+ * that walks it. */
 #ifndef TESSERA_ZERO_H
 #define TESSERA_ZERO_H
 
@@ -12,22 +13,29 @@ extern "C" {
 
 /* ---- arena: the memory of one rank ----
  *
- * Plans that share an arena (train, evaluate, decode) share the weights and the transient spaces, which are as large as the
- * largest of them; each has its own persistent space. */
+ * Plans that share an arena (train, evaluate, decode) share the weights and the
+ * transient spaces, which are as large as the largest of them; each has its own
+ * persistent space. */
 typedef struct tsr_arena tsr_arena; /* immutable after create */
 
-/* The plans are borrowed and outlive the arena; all have one target and the same parameters. Everything is zeroed.
- * `comm` is borrowed and outlives the arena; it gives the shared memory when the target is shared, else it may be NULL.
- * Collective when shared. Errors: INVALID_ARGUMENT (plans that do not fit each other or the comm), OUT_OF_MEMORY. */
-TSR_API tsr_status tsr_arena_create(tsr_device *device, tsr_comm *comm, const tsr_plan *const *plans, size_t plan_count,
-                                    tsr_arena **out_arena);
+/* The plans are borrowed and outlive the arena; all have one target and the
+ * same parameters. Everything is zeroed. `comm` is borrowed and outlives the
+ * arena; it gives the shared memory when the target is shared, else it may be
+ * NULL. Collective when shared. Errors: INVALID_ARGUMENT (plans that do not fit
+ * each other or the comm), OUT_OF_MEMORY. */
+TSR_API tsr_status tsr_arena_create(tsr_device *device, tsr_comm *comm,
+                                    const tsr_plan *const *plans,
+                                    size_t plan_count, tsr_arena **out_arena);
 TSR_API void tsr_arena_release(tsr_arena *arena); /* takes NULL */
 
 /* Where a value of plan `plan` lies for this rank. */
-TSR_API void *tsr_arena_address(const tsr_arena *arena, size_t plan, tsr_value_id value);
+TSR_API void *tsr_arena_address(const tsr_arena *arena, size_t plan,
+                                tsr_value_id value);
 
-/* Start and size of a space of plan `plan` (plan matters for PERSISTENT only). Full gradients: this rank's part. */
-TSR_API void *tsr_arena_space(const tsr_arena *arena, size_t plan, tsr_space space, size_t *out_bytes);
+/* Start and size of a space of plan `plan` (plan matters for PERSISTENT only).
+ * Full gradients: this rank's part. */
+TSR_API void *tsr_arena_space(const tsr_arena *arena, size_t plan,
+                              tsr_space space, size_t *out_bytes);
 
 /* Bytes of this rank: its private spaces, and its share of the shared ones. */
 TSR_API size_t tsr_arena_bytes(const tsr_arena *arena);
@@ -41,31 +49,42 @@ typedef struct tsr_executor_options {
     size_t plan;            /* of the arena */
     const tsr_kernel_table *kernels;
     tsr_device *device;
-    tsr_comm *gather_comm; /* two communicators over the same ranks, since neither */
-    tsr_comm *reduce_comm; /* may wait behind the other; may be NULL for world 1 */
+    tsr_comm
+        *gather_comm; /* two communicators over the same ranks, since neither */
+    tsr_comm
+        *reduce_comm; /* may wait behind the other; may be NULL for world 1 */
 } tsr_executor_options;
 
-/* Prepares every call of the plan once. Errors: NOT_FOUND (an op without a kernel), INVALID_ARGUMENT (world or rank do not
- * fit), OUT_OF_MEMORY. */
-TSR_API tsr_status tsr_executor_create(const tsr_executor_options *options, tsr_executor **out_executor);
+/* Prepares every call of the plan once. Errors: NOT_FOUND (an op without a
+ * kernel), INVALID_ARGUMENT (world or rank do not fit), OUT_OF_MEMORY. */
+TSR_API tsr_status tsr_executor_create(const tsr_executor_options *options,
+                                       tsr_executor **out_executor);
 /* Waits for queued work. Takes NULL. */
 TSR_API void tsr_executor_release(tsr_executor *executor);
 
-/* Enqueues one section; returns before completion; allocates nothing. A section without nodes is a no-op. Values that the host
- * writes (inputs) must be in place, and must not change before tsr_executor_synchronize or the end of the section. */
-TSR_API tsr_status tsr_executor_walk(tsr_executor *executor, tsr_section section);
+/* Enqueues one section; returns before completion; allocates nothing. A section
+ * without nodes is a no-op. Values that the host writes (inputs) must be in
+ * place, and must not change before tsr_executor_synchronize or the end of the
+ * section. */
+TSR_API tsr_status tsr_executor_walk(tsr_executor *executor,
+                                     tsr_section section);
 
-/* Enqueues a task between walks: on the compute stream, after everything walked before, before everything walked later.
- * `context` is borrowed until it has run. */
-TSR_API tsr_status tsr_executor_enqueue(tsr_executor *executor, tsr_task task, void *context);
+/* Enqueues a task between walks: on the compute stream, after everything walked
+ * before, before everything walked later. `context` is borrowed until it has
+ * run. */
+TSR_API tsr_status tsr_executor_enqueue(tsr_executor *executor, tsr_task task,
+                                        void *context);
 
-/* Waits for everything enqueued. The first failure of a node (named), kernel or peer is returned; a failure of this rank makes
- * its group fail, so that no peer waits for it. */
+/* Waits for everything enqueued. The first failure of a node (named), kernel or
+ * peer is returned; a failure of this rank makes its group fail, so that no
+ * peer waits for it. */
 TSR_API tsr_status tsr_executor_synchronize(tsr_executor *executor);
 
-/* Refuses to start when ranks hold different plans: compares hashes, then lines, and names the first that differs.
- * Collective, blocking. Errors: FAILED_PRECONDITION, UNAVAILABLE. */
-TSR_API tsr_status tsr_plan_agree(const tsr_plan *plan, tsr_bootstrap *bootstrap, int timeout_ms);
+/* Refuses to start when ranks hold different plans: compares hashes, then
+ * lines, and names the first that differs. Collective, blocking. Errors:
+ * FAILED_PRECONDITION, UNAVAILABLE. */
+TSR_API tsr_status tsr_plan_agree(const tsr_plan *plan,
+                                  tsr_bootstrap *bootstrap, int timeout_ms);
 
 #ifdef __cplusplus
 }

@@ -35,7 +35,8 @@ void tsr_os_futex_wait(_Atomic uint32_t *word, uint32_t value,
                        int64_t timeout_ns, bool shared);
 void tsr_os_futex_wake(_Atomic uint32_t *word, bool shared); /* wakes all */
 
-/* The process and user at the other end of a connected local socket. Errors: IO.
+/* The process and user at the other end of a connected local socket. Errors:
+ * IO.
  */
 tsr_status tsr_os_socket_peer(int socket, int *out_process, unsigned *out_user);
 

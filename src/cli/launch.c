@@ -22,7 +22,7 @@ typedef struct report {
 
 typedef struct rank_process {
     pid_t pid;
-    int pipe; /* read end of its report; -1 */
+    int pipe;            /* read end of its report; -1 */
     bool ended, stopped; /* stopped: by us, after another one failed */
     int wait_status;
     report report;
@@ -30,17 +30,20 @@ typedef struct rank_process {
 
 /* ---- in a rank ---- */
 
-static int run_rank(tsr_bootstrap *bootstrap, rank_body body, void *context, int pipe) {
+static int run_rank(tsr_bootstrap *bootstrap, rank_body body, void *context,
+                    int pipe) {
     report told = {.status = (int32_t)body(bootstrap, context)};
     if (told.status == TSR_OK)
         return 0;
     snprintf(told.message, sizeof told.message, "%s", tsr_last_error());
-    /* A report is shorter than PIPE_BUF: it is written whole, or the parent is gone and nobody reads it. */
+    /* A report is shorter than PIPE_BUF: it is written whole, or the parent is
+     * gone and nobody reads it. */
     ssize_t written = write(pipe, &told, sizeof told);
     return written == (ssize_t)sizeof told ? 1 : 3;
 }
 
-static int child(tsr_fork_group *group, int rank, rank_body body, void *context, int pipe, pid_t parent) {
+static int child(tsr_fork_group *group, int rank, rank_body body, void *context,
+                 int pipe, pid_t parent) {
     tsr_bootstrap *bootstrap = NULL;
     tsr_os_die_with_parent();
     if (getppid() != parent)
@@ -60,17 +63,20 @@ static int child(tsr_fork_group *group, int rank, rank_body body, void *context,
 
 /* ---- in the parent ---- */
 
-static tsr_status start_rank(tsr_fork_group *group, int rank, rank_body body, void *context, rank_process *process) {
+static tsr_status start_rank(tsr_fork_group *group, int rank, rank_body body,
+                             void *context, rank_process *process) {
     int ends[2];
     pid_t parent = getpid();
     if (pipe(ends) != 0)
-        return tsr_error(TSR_IO, "could not start rank %d: %s", rank, strerror(errno));
+        return tsr_error(TSR_IO, "could not start rank %d: %s", rank,
+                         strerror(errno));
     fflush(NULL); /* or the child would print what is buffered once more */
     process->pid = fork();
     if (process->pid < 0) {
         close(ends[0]);
         close(ends[1]);
-        return tsr_error(TSR_IO, "could not start rank %d: %s", rank, strerror(errno));
+        return tsr_error(TSR_IO, "could not start rank %d: %s", rank,
+                         strerror(errno));
     }
     if (process->pid == 0) {
         close(ends[0]);
@@ -84,13 +90,15 @@ static tsr_status start_rank(tsr_fork_group *group, int rank, rank_body body, vo
 static void collect(rank_process *process, int wait_status) {
     process->ended = true;
     process->wait_status = wait_status;
-    if (read(process->pipe, &process->report, sizeof process->report) != (ssize_t)sizeof process->report)
+    if (read(process->pipe, &process->report, sizeof process->report) !=
+        (ssize_t)sizeof process->report)
         process->report.status = TSR_OK; /* it ended without a word */
     process->report.message[sizeof process->report.message - 1] = '\0';
 }
 
 static bool failed(const rank_process *process) {
-    return process->ended && !(WIFEXITED(process->wait_status) && WEXITSTATUS(process->wait_status) == 0);
+    return process->ended && !(WIFEXITED(process->wait_status) &&
+                               WEXITSTATUS(process->wait_status) == 0);
 }
 
 static void kill_rest(rank_process *processes, int started) {
@@ -102,7 +110,8 @@ static void kill_rest(rank_process *processes, int started) {
     }
 }
 
-/* Waits for all; SIGCHLD is blocked, so that a wait with a time-out cannot miss one. */
+/* Waits for all; SIGCHLD is blocked, so that a wait with a time-out cannot miss
+ * one. */
 static void wait_for_all(rank_process *processes, int started, bool give_up) {
     sigset_t child_signal;
     int left = started;
@@ -119,7 +128,8 @@ static void wait_for_all(rank_process *processes, int started, bool give_up) {
                 collect(&processes[r], wait_status);
                 left--;
                 if (failed(&processes[r]) && deadline == 0)
-                    deadline = tsr_os_now_ns() + GRACE_SECONDS * INT64_C(1000000000);
+                    deadline =
+                        tsr_os_now_ns() + GRACE_SECONDS * INT64_C(1000000000);
             }
         }
         if (left == 0 || (pid < 0 && errno == ECHILD))
@@ -127,38 +137,49 @@ static void wait_for_all(rank_process *processes, int started, bool give_up) {
         struct timespec pause = {.tv_nsec = 100000000};
         if (deadline != 0 && tsr_os_now_ns() >= deadline)
             kill_rest(processes, started);
-        sigtimedwait(&child_signal, NULL, deadline ? &pause : &(struct timespec){.tv_sec = 3600});
+        sigtimedwait(&child_signal, NULL,
+                     deadline ? &pause : &(struct timespec){.tv_sec = 3600});
     }
 }
 
-/* The cause, not its consequences: a rank that was killed, else a failure of its own, else whatever there is. */
-static int explain(const cli_command *command, const rank_process *processes, int ranks) {
+/* The cause, not its consequences: a rank that was killed, else a failure of
+ * its own, else whatever there is. */
+static int explain(const cli_command *command, const rank_process *processes,
+                   int ranks) {
     char message[TSR_MESSAGE_BYTES + 64];
     const rank_process *told = NULL;
     bool any = false;
     for (int r = 0; r < ranks; r++) {
         const rank_process *at = &processes[r];
         any = any || failed(at);
-        if (failed(at) && WIFSIGNALED(at->wait_status) && !at->stopped && !(told && told->report.status != TSR_UNAVAILABLE)) {
-            snprintf(message, sizeof message, "rank %d (process %ld) was ended by signal %d (%s); the other ranks were stopped", r,
-                     (long)at->pid, WTERMSIG(at->wait_status), strsignal(WTERMSIG(at->wait_status)));
+        if (failed(at) && WIFSIGNALED(at->wait_status) && !at->stopped &&
+            !(told && told->report.status != TSR_UNAVAILABLE)) {
+            snprintf(message, sizeof message,
+                     "rank %d (process %ld) was ended by signal %d (%s); the "
+                     "other ranks were stopped",
+                     r, (long)at->pid, WTERMSIG(at->wait_status),
+                     strsignal(WTERMSIG(at->wait_status)));
             return fail(command, message);
         }
         if (failed(at) && at->report.status != TSR_OK &&
-            (!told || (told->report.status == TSR_UNAVAILABLE && at->report.status != TSR_UNAVAILABLE)))
+            (!told || (told->report.status == TSR_UNAVAILABLE &&
+                       at->report.status != TSR_UNAVAILABLE)))
             told = at;
     }
     if (!any)
         return 0;
-    return fail(command, told ? told->report.message : "a rank ended without saying why");
+    return fail(command, told ? told->report.message
+                              : "a rank ended without saying why");
 }
 
-static int launch_many(const cli_command *command, int ranks, rank_body body, void *context) {
+static int launch_many(const cli_command *command, int ranks, rank_body body,
+                       void *context) {
     rank_process *processes = NULL;
     tsr_fork_group *group = NULL;
     sigset_t child_signal, before;
     int started = 0;
-    tsr_status status = tsr_alloc((size_t)ranks, sizeof *processes, (void **)&processes);
+    tsr_status status =
+        tsr_alloc((size_t)ranks, sizeof *processes, (void **)&processes);
     if (status == TSR_OK)
         status = tsr_fork_group_create(ranks, &group);
     sigemptyset(&child_signal);
@@ -173,14 +194,16 @@ static int launch_many(const cli_command *command, int ranks, rank_body body, vo
     if (processes)
         wait_for_all(processes, started, status != TSR_OK);
     sigprocmask(SIG_SETMASK, &before, NULL);
-    int code = status != TSR_OK ? fail(command, tsr_last_error()) : explain(command, processes, ranks);
+    int code = status != TSR_OK ? fail(command, tsr_last_error())
+                                : explain(command, processes, ranks);
     for (int r = 0; r < started; r++)
         close(processes[r].pipe);
     tsr_free(processes);
     return code;
 }
 
-int launch(const cli_command *command, int ranks, rank_body body, void *context) {
+int launch(const cli_command *command, int ranks, rank_body body,
+           void *context) {
     if (ranks > 1)
         return launch_many(command, ranks, body, context);
     tsr_bootstrap *bootstrap = NULL;

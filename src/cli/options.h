@@ -1,4 +1,5 @@
-/* Command lines from tables: one row an option feeds parser, bounds and help. */
+/* Command lines from tables: one row an option feeds parser, bounds and help.
+ */
 #ifndef TSR_CLI_OPTIONS_H
 #define TSR_CLI_OPTIONS_H
 
@@ -12,15 +13,16 @@ typedef enum option_kind {
     OPTION_REAL,  /* double in [low, high] */
     OPTION_BYTES, /* size_t: "8G" */
     OPTION_TEXT,  /* const char * */
-    OPTION_LIST,  /* option_list: may be given several times, and takes the plain arguments that follow it */
-    OPTION_FLAG,  /* bool */
+    OPTION_LIST, /* option_list: may be given several times, and takes the plain
+                    arguments that follow it */
+    OPTION_FLAG, /* bool */
 } option_kind;
 
 typedef struct option_row {
     const char *name; /* without dashes */
     option_kind kind;
-    size_t offset;    /* in the struct that parsing fills */
-    double low, high; /* of numbers */
+    size_t offset;        /* in the struct that parsing fills */
+    double low, high;     /* of numbers */
     const char *argument; /* for help: "N" */
     const char *help;
 } option_row;
@@ -37,18 +39,21 @@ typedef struct cli_command {
     const char *examples;
     const option_row *rows;
     size_t row_count;
-    int operands; /* plain arguments allowed, into `operand_offset` as option_list */
+    int operands; /* plain arguments allowed, into `operand_offset` as
+                     option_list */
     size_t operand_offset;
     int (*run)(int argc, char **argv); /* exit code */
 } cli_command;
 
-/* Fills `values` from the arguments. Returns -1 to go on, or the exit code: 0 after --help, 2 after a mistake (one line on
- * standard error names it). */
-int options_parse(const cli_command *command, int argc, char **argv, void *values);
+/* Fills `values` from the arguments. Returns -1 to go on, or the exit code: 0
+ * after --help, 2 after a mistake (one line on standard error names it). */
+int options_parse(const cli_command *command, int argc, char **argv,
+                  void *values);
 
 /* Prints "tessera VERB: message" and returns 1. */
 int fail(const cli_command *command, const char *message);
 
-extern const cli_command train_command, generate_command, inspect_command, bench_command;
+extern const cli_command train_command, generate_command, inspect_command,
+    bench_command;
 
 #endif

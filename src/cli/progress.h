@@ -13,13 +13,15 @@ typedef struct cli_progress {
     double peak_flops;      /* of all ranks, a second */
     size_t arena_bytes;     /* of one rank */
     double recent_seconds;  /* of a step, smoothed */
-    bool live;              /* a terminal: one line, rewritten; else a line now and then */
+    bool live; /* a terminal: one line, rewritten; else a line now and then */
 } cli_progress;
 
 /* peak_flops may be 0: utilisation is then left out. */
-void progress_begin(cli_progress *self, int64_t first_step, int64_t steps, double flops_per_token, double peak_flops,
+void progress_begin(cli_progress *self, int64_t first_step, int64_t steps,
+                    double flops_per_token, double peak_flops,
                     size_t arena_bytes);
-/* Shows a step: always the first and the last, in between as often as a reader can follow. */
+/* Shows a step: always the first and the last, in between as often as a reader
+ * can follow. */
 void progress_step(cli_progress *self, const tsr_step_metrics *metrics);
 /* Moves off the live line, before anything else is printed. */
 void progress_pause(cli_progress *self);

@@ -5,7 +5,8 @@
 #include "base/os.h"
 #include "base/text.h"
 
-static tsr_status choose_model(const session_flags *flags, tsr_gpt_config *model) {
+static tsr_status choose_model(const session_flags *flags,
+                               tsr_gpt_config *model) {
     TSR_TRY(tsr_gpt_preset(flags->model, model));
     model->layers = flags->layers ? flags->layers : model->layers;
     model->heads = flags->heads ? flags->heads : model->heads;
@@ -13,8 +14,9 @@ static tsr_status choose_model(const session_flags *flags, tsr_gpt_config *model
     model->seq = flags->seq ? flags->seq : model->seq;
     model->vocab = flags->vocab ? flags->vocab : model->vocab;
     if (model->dim % model->heads != 0)
-        return tsr_error(TSR_INVALID_ARGUMENT, "--dim %lld is not divisible by --heads %lld", (long long)model->dim,
-                         (long long)model->heads);
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--dim %lld is not divisible by --heads %lld",
+                         (long long)model->dim, (long long)model->heads);
     return tsr_gpt_validate(model);
 }
 
@@ -26,11 +28,14 @@ typedef struct workspace_query {
 
 static size_t workspace(const void *context, const tsr_op_view *view) {
     const workspace_query *query = context;
-    const tsr_kernel *kernel = tsr_kernel_table_find(query->kernels, view->op->name);
-    return kernel && kernel->workspace ? kernel->workspace(view, query->threads) : 0;
+    const tsr_kernel *kernel =
+        tsr_kernel_table_find(query->kernels, view->op->name);
+    return kernel && kernel->workspace ? kernel->workspace(view, query->threads)
+                                       : 0;
 }
 
-static tsr_status compile(cli_session *self, const workspace_query *query, bool evaluate) {
+static tsr_status compile(cli_session *self, const workspace_query *query,
+                          bool evaluate) {
     const session_flags *flags = &self->flags;
     tsr_graph *graph;
     bool alias = strcmp(flags->gather, "alias") == 0;
@@ -47,10 +52,14 @@ static tsr_status compile(cli_session *self, const workspace_query *query, bool 
                                        .weight_decay = flags->weight_decay,
                                        .max_norm = flags->clip}};
     if (!alias && strcmp(flags->gather, "copy") != 0)
-        return tsr_error(TSR_INVALID_ARGUMENT, "--gather '%s' is unknown; known: alias, copy", flags->gather);
-    double tokens = (double)flags->ranks * (double)flags->batch * (double)flags->accumulate * (double)self->model.seq;
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--gather '%s' is unknown; known: alias, copy",
+                         flags->gather);
+    double tokens = (double)flags->ranks * (double)flags->batch *
+                    (double)flags->accumulate * (double)self->model.seq;
     TSR_TRY(tsr_graph_create(self->ops, &graph));
-    tsr_status status = tsr_gpt_build(graph, &self->model, flags->batch, self->model.seq, 1 / tokens);
+    tsr_status status = tsr_gpt_build(graph, &self->model, flags->batch,
+                                      self->model.seq, 1 / tokens);
     if (status != TSR_OK) {
         tsr_graph_release(graph);
         return status;
@@ -59,7 +68,8 @@ static tsr_status compile(cli_session *self, const workspace_query *query, bool 
     if (!evaluate)
         return TSR_OK;
     TSR_TRY(tsr_graph_create(self->ops, &graph));
-    status = tsr_gpt_build(graph, &self->model, flags->batch, self->model.seq, 1);
+    status =
+        tsr_gpt_build(graph, &self->model, flags->batch, self->model.seq, 1);
     if (status != TSR_OK) {
         tsr_graph_release(graph);
         return status;
@@ -68,18 +78,24 @@ static tsr_status compile(cli_session *self, const workspace_query *query, bool 
 }
 
 static tsr_status check_memory(const cli_session *self) {
-    size_t needed = tsr_plan_host_bytes(self->plan), available = tsr_os_memory_available();
+    size_t needed = tsr_plan_host_bytes(self->plan),
+           available = tsr_os_memory_available();
     char need[TSR_BYTES_TEXT], have[TSR_BYTES_TEXT];
     if (self->eval_plan)
-        needed += self->eval_plan->bytes[TSR_SPACE_PERSISTENT] * (size_t)self->flags.ranks;
+        needed += self->eval_plan->bytes[TSR_SPACE_PERSISTENT] *
+                  (size_t)self->flags.ranks;
     if (needed <= available)
         return TSR_OK;
     return tsr_error(TSR_OUT_OF_MEMORY,
-                     "%lld ranks need %s of memory together, %s are available: lower --batch, --seq or the model's size",
-                     (long long)self->flags.ranks, tsr_format_bytes(needed, need), tsr_format_bytes(available, have));
+                     "%lld ranks need %s of memory together, %s are available: "
+                     "lower --batch, --seq or the model's size",
+                     (long long)self->flags.ranks,
+                     tsr_format_bytes(needed, need),
+                     tsr_format_bytes(available, have));
 }
 
-tsr_status session_open(const session_flags *flags, bool evaluate, cli_session *out_session) {
+tsr_status session_open(const session_flags *flags, bool evaluate,
+                        cli_session *out_session) {
     tsr_status status = TSR_OK;
     cli_session self = {.flags = *flags};
     memset(out_session, 0, sizeof *out_session);
@@ -90,7 +106,9 @@ tsr_status session_open(const session_flags *flags, bool evaluate, cli_session *
     TSR_TRY_GOTO(choose_model(flags, &self.model));
     TSR_TRY_GOTO(tsr_op_table_create(&self.ops));
     TSR_TRY_GOTO(tsr_kernel_table_create(TSR_KERNELS_CPU, &self.kernels));
-    TSR_TRY_GOTO(compile(&self, &(workspace_query){self.kernels, (int)self.flags.threads}, evaluate));
+    TSR_TRY_GOTO(compile(
+        &self, &(workspace_query){self.kernels, (int)self.flags.threads},
+        evaluate));
     TSR_TRY_GOTO(check_memory(&self));
     self.plan->target.workspace = NULL; /* the query was ours, and is over */
     if (self.eval_plan)

@@ -1,4 +1,5 @@
-/* What train and bench share: a model's flags, its plans, kernels, and the trainer's options made of them. */
+/* What train and bench share: a model's flags, its plans, kernels, and the
+ * trainer's options made of them. */
 #ifndef TSR_CLI_SESSION_H
 #define TSR_CLI_SESSION_H
 
@@ -15,47 +16,92 @@ typedef struct session_flags {
     double weight_decay, beta1, beta2, clip;
 } session_flags;
 
-#define SESSION_ROWS(type, member)                                                                                     \
-    {"model", OPTION_TEXT, offsetof(type, member.model), 0, 0, "NAME",                                                 \
-     "gpt2, gpt2-medium, gpt2-large, gpt2-xl or gpt2-tiny (default gpt2)"},                                            \
-        {"layers", OPTION_INT, offsetof(type, member.layers), 1, 4096, "N", "transformer blocks"},                     \
-        {"heads", OPTION_INT, offsetof(type, member.heads), 1, 4096, "N", "attention heads; divide --dim"},            \
-        {"dim", OPTION_INT, offsetof(type, member.dim), 1, 1048576, "N", "channels"},                                  \
-        {"seq", OPTION_INT, offsetof(type, member.seq), 1, 16777216, "N", "tokens a sequence, and positions"},         \
-        {"vocab", OPTION_INT, offsetof(type, member.vocab), 1, 16777216, "N", "tokens known"},                         \
-        {"ranks", OPTION_INT, offsetof(type, member.ranks), 1, 1024, "N", "local processes (default 1)"},              \
-        {"threads", OPTION_INT, offsetof(type, member.threads), 1, 1024, "N",                                          \
-         "threads a rank (default: processors / ranks)"},                                                              \
-        {"batch", OPTION_INT, offsetof(type, member.batch), 1, 1048576, "N",                                           \
-         "sequences a rank and micro-step (default 4)"},                                                               \
-        {"accumulate", OPTION_INT, offsetof(type, member.accumulate), 1, 65536, "N",                                   \
-         "micro-steps a step (default 1)"},                                                                            \
-        {"gather", OPTION_TEXT, offsetof(type, member.gather), 0, 0, "HOW",                                            \
-         "alias: use the shared weights in place (default); copy: gather them"},                                       \
-        {"weight-decay", OPTION_REAL, offsetof(type, member.weight_decay), 0, 10, "X",                                 \
-         "of matrices (default 0.1)"},                                                                                 \
-        {"beta1", OPTION_REAL, offsetof(type, member.beta1), 0, 0.999999, "X", "AdamW's (default 0.9)"},               \
-        {"beta2", OPTION_REAL, offsetof(type, member.beta2), 0, 0.999999, "X", "AdamW's (default 0.95)"},              \
-        {"clip", OPTION_REAL, offsetof(type, member.clip), 0, 1e9, "X",                                                \
-         "largest gradient norm; 0: no clipping (default 1)"},                                                         \
-        {"memory", OPTION_BYTES, offsetof(type, member.memory), 0, 0, "BYTES",                                         \
-         "budget of one rank, such as 2G; more is refused"}
+#define SESSION_ROWS(type, member)                                             \
+    {"model",                                                                  \
+     OPTION_TEXT,                                                              \
+     offsetof(type, member.model),                                             \
+     0,                                                                        \
+     0,                                                                        \
+     "NAME",                                                                   \
+     "gpt2, gpt2-medium, gpt2-large, gpt2-xl or gpt2-tiny (default gpt2)"},    \
+        {"layers", OPTION_INT, offsetof(type, member.layers), 1,               \
+         4096,     "N",        "transformer blocks"},                          \
+        {"heads", OPTION_INT, offsetof(type, member.heads),   1,               \
+         4096,    "N",        "attention heads; divide --dim"},                \
+        {"dim", OPTION_INT, offsetof(type, member.dim), 1, 1048576,            \
+         "N",   "channels"},                                                   \
+        {"seq",    OPTION_INT, offsetof(type, member.seq),        1,           \
+         16777216, "N",        "tokens a sequence, and positions"},            \
+        {"vocab", OPTION_INT,    offsetof(type, member.vocab), 1, 16777216,    \
+         "N",     "tokens known"},                                             \
+        {"ranks", OPTION_INT, offsetof(type, member.ranks), 1,                 \
+         1024,    "N",        "local processes (default 1)"},                  \
+        {"threads",                                                            \
+         OPTION_INT,                                                           \
+         offsetof(type, member.threads),                                       \
+         1,                                                                    \
+         1024,                                                                 \
+         "N",                                                                  \
+         "threads a rank (default: processors / ranks)"},                      \
+        {"batch",                                                              \
+         OPTION_INT,                                                           \
+         offsetof(type, member.batch),                                         \
+         1,                                                                    \
+         1048576,                                                              \
+         "N",                                                                  \
+         "sequences a rank and micro-step (default 4)"},                       \
+        {"accumulate", OPTION_INT, offsetof(type, member.accumulate), 1,       \
+         65536,        "N",        "micro-steps a step (default 1)"},          \
+        {"gather",                                                             \
+         OPTION_TEXT,                                                          \
+         offsetof(type, member.gather),                                        \
+         0,                                                                    \
+         0,                                                                    \
+         "HOW",                                                                \
+         "alias: use the shared weights in place (default); copy: gather "     \
+         "them"},                                                              \
+        {"weight-decay",                                                       \
+         OPTION_REAL,                                                          \
+         offsetof(type, member.weight_decay),                                  \
+         0,                                                                    \
+         10,                                                                   \
+         "X",                                                                  \
+         "of matrices (default 0.1)"},                                         \
+        {"beta1",  OPTION_REAL, offsetof(type, member.beta1), 0,               \
+         0.999999, "X",         "AdamW's (default 0.9)"},                      \
+        {"beta2",  OPTION_REAL, offsetof(type, member.beta2), 0,               \
+         0.999999, "X",         "AdamW's (default 0.95)"},                     \
+        {"clip",                                                               \
+         OPTION_REAL,                                                          \
+         offsetof(type, member.clip),                                          \
+         0,                                                                    \
+         1e9,                                                                  \
+         "X",                                                                  \
+         "largest gradient norm; 0: no clipping (default 1)"},                 \
+    {                                                                          \
+        "memory", OPTION_BYTES, offsetof(type, member.memory), 0, 0, "BYTES",  \
+            "budget of one rank, such as 2G; more is refused"                  \
+    }
 
-#define SESSION_DEFAULTS                                                                                               \
-    {.model = "gpt2", .ranks = 1, .batch = 4, .accumulate = 1, .gather = "alias", .weight_decay = 0.1, .beta1 = 0.9,   \
-     .beta2 = 0.95, .clip = 1}
+#define SESSION_DEFAULTS                                                       \
+    {                                                                          \
+        .model = "gpt2", .ranks = 1, .batch = 4, .accumulate = 1,              \
+        .gather = "alias", .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,   \
+        .clip = 1                                                              \
+    }
 
 typedef struct cli_session {
     session_flags flags;
     tsr_gpt_config model;
-    tsr_op_table *ops;         /* owned, like all below */
+    tsr_op_table *ops; /* owned, like all below */
     tsr_kernel_table *kernels;
     tsr_plan *plan, *eval_plan; /* eval_plan: NULL when not asked for */
 } cli_session;
 
-/* Checks the flags against each other, compiles the plans, and refuses what this machine's memory cannot hold. Messages name
- * flags. */
-tsr_status session_open(const session_flags *flags, bool evaluate, cli_session *out_session);
+/* Checks the flags against each other, compiles the plans, and refuses what
+ * this machine's memory cannot hold. Messages name flags. */
+tsr_status session_open(const session_flags *flags, bool evaluate,
+                        cli_session *out_session);
 void session_close(cli_session *session);
 
 /* The trainer's options; samples, rates and seed are the caller's to add. */

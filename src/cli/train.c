@@ -24,21 +24,34 @@ typedef struct train_flags {
 #define AT(member) offsetof(train_flags, member)
 
 static const option_row rows[] = {
-    {"data", OPTION_LIST, AT(data), 0, 0, "FILE|DIR...", "text to train on; a folder is read whole"},
+    {"data", OPTION_LIST, AT(data), 0, 0, "FILE|DIR...",
+     "text to train on; a folder is read whole"},
     SESSION_ROWS(train_flags, session),
     {"steps", OPTION_INT, AT(steps), 1, 1e12, "N", "updates (default 1000)"},
-    {"lr", OPTION_REAL, AT(lr), 0, 1e3, "X", "highest learning rate (default 3e-4)"},
-    {"min-lr", OPTION_REAL, AT(min_lr), 0, 1e3, "X", "learning rate at the end (default a tenth of --lr)"},
-    {"warmup", OPTION_INT, AT(warmup), 0, 1e12, "N", "steps until --lr is reached (default 100, at most a tenth of --steps)"},
-    {"seed", OPTION_INT, AT(seed), 0, 9e15, "N", "of initial weights and sample order (default 1)"},
-    {"out", OPTION_TEXT, AT(out), 0, 0, "DIR", "where checkpoints go: DIR/step-N"},
-    {"resume", OPTION_FLAG, AT(resume), 0, 0, NULL, "go on from the newest checkpoint in --out"},
-    {"save-every", OPTION_INT, AT(save_every), 1, 1e12, "N", "steps between checkpoints (default: only the last)"},
-    {"eval-data", OPTION_LIST, AT(eval_data), 0, 0, "FILE|DIR...", "text to evaluate on"},
-    {"eval-every", OPTION_INT, AT(eval_every), 1, 1e12, "N", "steps between evaluations (default: only at the end)"},
-    {"eval-batches", OPTION_INT, AT(eval_batches), 1, 1e9, "N", "batches of every rank in one evaluation (default 8)"},
-    {"metrics", OPTION_TEXT, AT(metrics), 0, 0, "FILE.jsonl", "one JSON object a step"},
-    {"print-plan", OPTION_TEXT, AT(print_plan), 0, 0, "FILE", "the plan as text (docs/plan-format.md)"},
+    {"lr", OPTION_REAL, AT(lr), 0, 1e3, "X",
+     "highest learning rate (default 3e-4)"},
+    {"min-lr", OPTION_REAL, AT(min_lr), 0, 1e3, "X",
+     "learning rate at the end (default a tenth of --lr)"},
+    {"warmup", OPTION_INT, AT(warmup), 0, 1e12, "N",
+     "steps until --lr is reached (default 100, at most a tenth of --steps)"},
+    {"seed", OPTION_INT, AT(seed), 0, 9e15, "N",
+     "of initial weights and sample order (default 1)"},
+    {"out", OPTION_TEXT, AT(out), 0, 0, "DIR",
+     "where checkpoints go: DIR/step-N"},
+    {"resume", OPTION_FLAG, AT(resume), 0, 0, NULL,
+     "go on from the newest checkpoint in --out"},
+    {"save-every", OPTION_INT, AT(save_every), 1, 1e12, "N",
+     "steps between checkpoints (default: only the last)"},
+    {"eval-data", OPTION_LIST, AT(eval_data), 0, 0, "FILE|DIR...",
+     "text to evaluate on"},
+    {"eval-every", OPTION_INT, AT(eval_every), 1, 1e12, "N",
+     "steps between evaluations (default: only at the end)"},
+    {"eval-batches", OPTION_INT, AT(eval_batches), 1, 1e9, "N",
+     "batches of every rank in one evaluation (default 8)"},
+    {"metrics", OPTION_TEXT, AT(metrics), 0, 0, "FILE.jsonl",
+     "one JSON object a step"},
+    {"print-plan", OPTION_TEXT, AT(print_plan), 0, 0, "FILE",
+     "the plan as text (docs/plan-format.md)"},
 };
 
 static int run(int argc, char **argv);
@@ -47,8 +60,10 @@ const cli_command train_command = {
     .name = "train",
     .summary = "Trains a GPT on text, sharded over local ranks.",
     .usage = "--data FILE|DIR... [--out DIR] [options]",
-    .examples = "  tessera train --data book.txt --model gpt2-tiny --seq 64 --steps 200 --out run\n"
-                "  tessera train --data texts/ --ranks 2 --threads 1 --batch 4 --accumulate 2 --out run --resume\n",
+    .examples = "  tessera train --data book.txt --model gpt2-tiny --seq 64 "
+                "--steps 200 --out run\n"
+                "  tessera train --data texts/ --ranks 2 --threads 1 --batch 4 "
+                "--accumulate 2 --out run --resume\n",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
     .run = run,
@@ -65,7 +80,8 @@ typedef struct train_job {
 
 /* ---- in each rank ---- */
 
-static void read_sample(const void *context, int64_t sample, int32_t *tokens, int32_t *targets) {
+static void read_sample(const void *context, int64_t sample, int32_t *tokens,
+                        int32_t *targets) {
     tsr_sampler_read(context, sample, tokens, targets);
 }
 
@@ -78,37 +94,47 @@ typedef struct worker {
     double flops_per_token;
 } worker;
 
-static tsr_status write_metrics(const worker *self, const tsr_step_metrics *metrics, const double *eval_loss) {
+static tsr_status write_metrics(const worker *self,
+                                const tsr_step_metrics *metrics,
+                                const double *eval_loss) {
     FILE *file = self->job->metrics;
     if (!file)
         return TSR_OK;
     double rate = (double)metrics->tokens / metrics->seconds;
     fprintf(file,
-            "{\"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld, \"tokens_per_s\": %.6g, "
+            "{\"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": "
+            "%.9g, \"tokens\": %lld, \"tokens_per_s\": %.6g, "
             "\"step_ms\": %.6g, \"model_flops_per_s\": %.6g",
-            (long long)metrics->step, metrics->loss, metrics->lr, metrics->grad_norm, (long long)metrics->tokens, rate,
+            (long long)metrics->step, metrics->loss, metrics->lr,
+            metrics->grad_norm, (long long)metrics->tokens, rate,
             1e3 * metrics->seconds, rate * self->flops_per_token);
     if (self->progress.peak_flops > 0)
-        fprintf(file, ", \"mfu\": %.6g", rate * self->flops_per_token / self->progress.peak_flops);
+        fprintf(file, ", \"mfu\": %.6g",
+                rate * self->flops_per_token / self->progress.peak_flops);
     if (eval_loss)
         fprintf(file, ", \"eval_loss\": %.9g", *eval_loss);
     fprintf(file, "}\n");
     if (fflush(file) != 0 || ferror(file))
-        return tsr_error(TSR_IO, "could not write --metrics %s: %s", self->job->flags.metrics, strerror(errno));
+        return tsr_error(TSR_IO, "could not write --metrics %s: %s",
+                         self->job->flags.metrics, strerror(errno));
     return TSR_OK;
 }
 
 static tsr_status save(worker *self) {
-    TSR_TRY(tsr_trainer_save(self->trainer, self->job->flags.out, &self->job->session.model));
+    TSR_TRY(tsr_trainer_save(self->trainer, self->job->flags.out,
+                             &self->job->session.model));
     if (self->first) {
         progress_pause(&self->progress);
-        printf("saved %s/step-%lld\n", self->job->flags.out, (long long)tsr_trainer_steps(self->trainer));
+        printf("saved %s/step-%lld\n", self->job->flags.out,
+               (long long)tsr_trainer_steps(self->trainer));
         fflush(stdout);
     }
     return TSR_OK;
 }
 
-static bool due(int64_t step, int64_t every, int64_t last) { return step == last || (every > 0 && step % every == 0); }
+static bool due(int64_t step, int64_t every, int64_t last) {
+    return step == last || (every > 0 && step % every == 0);
+}
 
 static tsr_status step(worker *self) {
     const train_flags *flags = &self->job->flags;
@@ -117,17 +143,22 @@ static tsr_status step(worker *self) {
     TSR_TRY(tsr_trainer_step(self->trainer, &metrics));
     if (self->first)
         progress_step(&self->progress, &metrics);
-    bool evaluate = flags->eval_data.count > 0 && due(metrics.step, flags->eval_every, flags->steps);
+    bool evaluate = flags->eval_data.count > 0 &&
+                    due(metrics.step, flags->eval_every, flags->steps);
     if (evaluate)
-        TSR_TRY(tsr_trainer_evaluate(self->trainer, flags->eval_batches, &eval_loss));
+        TSR_TRY(tsr_trainer_evaluate(self->trainer, flags->eval_batches,
+                                     &eval_loss));
     if (evaluate && self->first) {
         progress_pause(&self->progress);
-        printf("step %lld  evaluation loss %.4f\n", (long long)metrics.step, eval_loss);
+        printf("step %lld  evaluation loss %.4f\n", (long long)metrics.step,
+               eval_loss);
         fflush(stdout);
     }
     if (self->first)
         TSR_TRY(write_metrics(self, &metrics, evaluate ? &eval_loss : NULL));
-    return flags->out && due(metrics.step, flags->save_every, flags->steps) ? save(self) : TSR_OK;
+    return flags->out && due(metrics.step, flags->save_every, flags->steps)
+               ? save(self)
+               : TSR_OK;
 }
 
 static tsr_status work(worker *self) {
@@ -137,13 +168,16 @@ static tsr_status work(worker *self) {
         TSR_TRY(tsr_trainer_load(self->trainer, job->flags.out));
     TSR_TRY(tsr_trainer_measure_peak(self->trainer, &peak));
     int64_t first_step = tsr_trainer_steps(self->trainer);
-    self->flops_per_token = tsr_gpt_flops_per_token(&job->session.model, job->session.model.seq);
-    progress_begin(&self->progress, first_step, job->flags.steps, self->flops_per_token, peak,
+    self->flops_per_token =
+        tsr_gpt_flops_per_token(&job->session.model, job->session.model.seq);
+    progress_begin(&self->progress, first_step, job->flags.steps,
+                   self->flops_per_token, peak,
                    tsr_trainer_arena_bytes(self->trainer));
     if (self->first && job->flags.resume)
         printf("resumed at step %lld\n", (long long)first_step);
     if (self->first && first_step >= job->flags.steps)
-        printf("nothing to do: %lld steps are done, --steps is %lld\n", (long long)first_step, (long long)job->flags.steps);
+        printf("nothing to do: %lld steps are done, --steps is %lld\n",
+               (long long)first_step, (long long)job->flags.steps);
     while (tsr_trainer_steps(self->trainer) < job->flags.steps)
         TSR_TRY(step(self));
     return TSR_OK;
@@ -173,27 +207,37 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
 static tsr_status open_data(train_job *self) {
     const train_flags *flags = &self->flags;
     int64_t seq = self->session.model.seq, vocab = self->session.model.vocab;
-    TSR_TRY(tsr_corpus_open(flags->data.data, flags->data.count, &self->corpus));
-    TSR_TRY(tsr_sampler_init(&self->sampler, self->corpus, seq, (uint64_t)flags->seed));
+    TSR_TRY(
+        tsr_corpus_open(flags->data.data, flags->data.count, &self->corpus));
+    TSR_TRY(tsr_sampler_init(&self->sampler, self->corpus, seq,
+                             (uint64_t)flags->seed));
     if (vocab < TSR_CORPUS_VOCAB)
-        return tsr_error(TSR_INVALID_ARGUMENT, "--vocab %lld is too small: bytes and the mark between documents need %d",
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--vocab %lld is too small: bytes and the mark "
+                         "between documents need %d",
                          (long long)vocab, TSR_CORPUS_VOCAB);
     if (flags->eval_data.count == 0)
         return TSR_OK;
-    TSR_TRY(tsr_corpus_open(flags->eval_data.data, flags->eval_data.count, &self->eval_corpus));
-    return tsr_sampler_init(&self->eval_sampler, self->eval_corpus, seq, (uint64_t)flags->seed);
+    TSR_TRY(tsr_corpus_open(flags->eval_data.data, flags->eval_data.count,
+                            &self->eval_corpus));
+    return tsr_sampler_init(&self->eval_sampler, self->eval_corpus, seq,
+                            (uint64_t)flags->seed);
 }
 
 /* The folder exists and something can be written into it. */
 static tsr_status check_out(const char *out) {
     char path[4096];
-    if (snprintf(path, sizeof path, "%s/.writable-%ld", out, (long)getpid()) >= (int)sizeof path)
-        return tsr_error(TSR_INVALID_ARGUMENT, "--out is longer than a path may be");
+    if (snprintf(path, sizeof path, "%s/.writable-%ld", out, (long)getpid()) >=
+        (int)sizeof path)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--out is longer than a path may be");
     if (mkdir(out, 0777) != 0 && errno != EEXIST)
-        return tsr_error(TSR_IO, "--out %s could not be made: %s", out, strerror(errno));
+        return tsr_error(TSR_IO, "--out %s could not be made: %s", out,
+                         strerror(errno));
     FILE *probe = fopen(path, "wx");
     if (!probe)
-        return tsr_error(TSR_IO, "--out %s cannot be written: %s", out, strerror(errno));
+        return tsr_error(TSR_IO, "--out %s cannot be written: %s", out,
+                         strerror(errno));
     fclose(probe);
     unlink(path);
     return TSR_OK;
@@ -205,7 +249,8 @@ static tsr_status open_metrics(train_job *self) {
         return TSR_OK;
     self->metrics = fopen(flags->metrics, flags->resume ? "a" : "w");
     if (!self->metrics)
-        return tsr_error(TSR_IO, "--metrics %s cannot be written: %s", flags->metrics, strerror(errno));
+        return tsr_error(TSR_IO, "--metrics %s cannot be written: %s",
+                         flags->metrics, strerror(errno));
     return TSR_OK;
 }
 
@@ -217,21 +262,29 @@ static tsr_status write_plan(const tsr_plan *plan, const char *path) {
     int closed = file ? fclose(file) : -1;
     tsr_plan_text_release(text);
     if (!written || closed != 0)
-        return tsr_error(TSR_IO, "--print-plan %s cannot be written: %s", path, strerror(errno));
+        return tsr_error(TSR_IO, "--print-plan %s cannot be written: %s", path,
+                         strerror(errno));
     return TSR_OK;
 }
 
 static tsr_status open_job(train_job *self) {
     const train_flags *flags = &self->flags;
     if (flags->data.count == 0)
-        return tsr_error(TSR_INVALID_ARGUMENT, "--data is missing: name files or folders with text");
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--data is missing: name files or folders with text");
     if (flags->resume && !flags->out)
-        return tsr_error(TSR_INVALID_ARGUMENT, "--resume needs --out, the folder with the checkpoints");
+        return tsr_error(
+            TSR_INVALID_ARGUMENT,
+            "--resume needs --out, the folder with the checkpoints");
     if (flags->save_every && !flags->out)
-        return tsr_error(TSR_INVALID_ARGUMENT, "--save-every needs --out, the folder for the checkpoints");
+        return tsr_error(
+            TSR_INVALID_ARGUMENT,
+            "--save-every needs --out, the folder for the checkpoints");
     if (flags->min_lr > flags->lr)
-        return tsr_error(TSR_INVALID_ARGUMENT, "--min-lr %g is above --lr %g", flags->min_lr, flags->lr);
-    TSR_TRY(session_open(&flags->session, flags->eval_data.count > 0, &self->session));
+        return tsr_error(TSR_INVALID_ARGUMENT, "--min-lr %g is above --lr %g",
+                         flags->min_lr, flags->lr);
+    TSR_TRY(session_open(&flags->session, flags->eval_data.count > 0,
+                         &self->session));
     TSR_TRY(open_data(self));
     if (flags->out)
         TSR_TRY(check_out(flags->out));
@@ -241,7 +294,8 @@ static tsr_status open_job(train_job *self) {
         tsr_free(folder);
     }
     TSR_TRY(open_metrics(self));
-    return flags->print_plan ? write_plan(self->session.plan, flags->print_plan) : TSR_OK;
+    return flags->print_plan ? write_plan(self->session.plan, flags->print_plan)
+                             : TSR_OK;
 }
 
 static void close_job(train_job *self) {
@@ -255,16 +309,24 @@ static void close_job(train_job *self) {
 static void describe(const train_job *self) {
     const cli_session *session = &self->session;
     char weights[TSR_BYTES_TEXT], rank[TSR_BYTES_TEXT];
-    printf("model    %lld layers, %lld heads, dim %lld, seq %lld, vocab %lld: %.1f M parameters\n",
-           (long long)session->model.layers, (long long)session->model.heads, (long long)session->model.dim,
-           (long long)session->model.seq, (long long)session->model.vocab,
+    printf("model    %lld layers, %lld heads, dim %lld, seq %lld, vocab %lld: "
+           "%.1f M parameters\n",
+           (long long)session->model.layers, (long long)session->model.heads,
+           (long long)session->model.dim, (long long)session->model.seq,
+           (long long)session->model.vocab,
            (double)tsr_gpt_param_count(&session->model) * 1e-6);
-    printf("data     %lld tokens in %zu documents%s\n", (long long)tsr_corpus_tokens(self->corpus),
-           tsr_corpus_documents(self->corpus), tsr_corpus_skipped(self->corpus) ? " (some files skipped)" : "");
-    printf("plan     %lld ranks x %lld threads, %s; %s a rank, of it %s shared weights; %d nodes\n",
-           (long long)session->flags.ranks, (long long)session->flags.threads, tsr_kernel_table_describe(session->kernels),
+    printf("data     %lld tokens in %zu documents%s\n",
+           (long long)tsr_corpus_tokens(self->corpus),
+           tsr_corpus_documents(self->corpus),
+           tsr_corpus_skipped(self->corpus) ? " (some files skipped)" : "");
+    printf("plan     %lld ranks x %lld threads, %s; %s a rank, of it %s shared "
+           "weights; %d nodes\n",
+           (long long)session->flags.ranks, (long long)session->flags.threads,
+           tsr_kernel_table_describe(session->kernels),
            tsr_format_bytes(tsr_plan_rank_bytes(session->plan), rank),
-           tsr_format_bytes(session->plan->bytes[TSR_SPACE_WEIGHTS] / (size_t)session->flags.ranks, weights),
+           tsr_format_bytes(session->plan->bytes[TSR_SPACE_WEIGHTS] /
+                                (size_t)session->flags.ranks,
+                            weights),
            tsr_graph_node_count(session->plan->graph));
     if (!self->flags.out)
         printf("         no --out: nothing will be saved\n");
@@ -273,17 +335,18 @@ static void describe(const train_job *self) {
 
 static int run(int argc, char **argv) {
     train_job self = {.flags = {.session = SESSION_DEFAULTS,
-                          .steps = 1000,
-                          .warmup = -1,
-                          .seed = 1,
-                          .eval_batches = 8,
-                          .lr = 3e-4,
-                          .min_lr = -1}};
+                                .steps = 1000,
+                                .warmup = -1,
+                                .seed = 1,
+                                .eval_batches = 8,
+                                .lr = 3e-4,
+                                .min_lr = -1}};
     int code = options_parse(&train_command, argc, argv, &self.flags);
     if (code >= 0)
         return code;
     if (self.flags.warmup < 0)
-        self.flags.warmup = self.flags.steps / 10 < 100 ? self.flags.steps / 10 : 100;
+        self.flags.warmup =
+            self.flags.steps / 10 < 100 ? self.flags.steps / 10 : 100;
     if (self.flags.min_lr < 0)
         self.flags.min_lr = self.flags.lr / 10;
     tsr_status status = open_job(&self);
@@ -291,7 +354,8 @@ static int run(int argc, char **argv) {
         code = fail(&train_command, tsr_last_error());
     } else {
         describe(&self);
-        code = launch(&train_command, (int)self.flags.session.ranks, run_rank, &self);
+        code = launch(&train_command, (int)self.flags.session.ranks, run_rank,
+                      &self);
     }
     close_job(&self);
     return code;

@@ -6,7 +6,8 @@ tsr_status tsr_graph_create(const tsr_op_table *ops, tsr_graph **out_graph) {
     tsr_graph *graph;
     *out_graph = NULL;
     TSR_TRY(tsr_alloc(1, sizeof *graph, (void **)&graph));
-    /* Spans of no elements still point into a list, so that none may be NULL. */
+    /* Spans of no elements still point into a list, so that none may be NULL.
+     */
     tsr_status status = TSR_ARRAY_RESERVE(&graph->operands, 1);
     if (status == TSR_OK)
         status = TSR_ARRAY_RESERVE(&graph->attrs, 1);
@@ -89,7 +90,9 @@ const char *tsr_graph_intern(tsr_graph *graph, const char *text,
 
 void tsr_graph_set_layer(tsr_graph *graph, const char *layer) {
     if (strpbrk(layer, "\"\n\\")) {
-        tsr_graph_fail(graph, tsr_error(TSR_INVALID_ARGUMENT, "a layer's name must be without quotes, backslashes and line ends"));
+        tsr_graph_fail(graph, tsr_error(TSR_INVALID_ARGUMENT,
+                                        "a layer's name must be without "
+                                        "quotes, backslashes and line ends"));
         return;
     }
     const char *copy = tsr_graph_intern(graph, layer, strlen(layer));

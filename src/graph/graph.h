@@ -78,7 +78,8 @@ tsr_value_id tsr_graph_may_alias(const tsr_graph *graph, const tsr_node *node,
                                  int output);
 
 /* Whether the node ends input i: writes over it, or frees it. */
-bool tsr_node_consumes(const tsr_graph *graph, const tsr_node *node, int32_t input);
+bool tsr_node_consumes(const tsr_graph *graph, const tsr_node *node,
+                       int32_t input);
 
 /* Makes `order` (node_count nodes, copied) the graph's nodes and renews every
  * value's producer. */

@@ -215,6 +215,15 @@ static tsr_status add_vjp(const tsr_vjp *vjp) {
     return tsr_graph_status(vjp->graph);
 }
 
+static tsr_status store_infer(const tsr_op_view *view, tsr_type *outputs,
+                              size_t *out_count) {
+    TSR_REQUIRE(tsr_type_equal(&view->inputs[0], &view->inputs[1]),
+                "x and state must be of one type");
+    outputs[0] = view->inputs[1];
+    *out_count = 1;
+    return TSR_OK;
+}
+
 static const tsr_op rows[] = {
     {.name = "linear",
      .signature = "x[..., I], weight, bias[O]? -> y[..., O]",
@@ -291,6 +300,13 @@ static const tsr_op rows[] = {
      .infer = binary_infer,
      .vjp = add_vjp,
      .may_alias = tsr_alias_first},
+    {.name = "store",
+     .signature = "x[...], state[...] -> state[...]",
+     .min_inputs = 2,
+     .max_inputs = 2,
+     .outputs = 1,
+     .infer = store_infer,
+     .must_alias = alias_second},
 };
 
 tsr_op_rows tsr_dense_ops(void) { return TSR_ROWS(rows); }
@@ -313,6 +329,11 @@ tsr_value_id tsr_layer_norm(tsr_graph *graph, tsr_value_id x,
 
 tsr_value_id tsr_gelu(tsr_graph *graph, tsr_value_id x) {
     return tsr_graph_node(graph, "gelu", &x, 1, NULL, 0, NULL);
+}
+
+tsr_value_id tsr_store(tsr_graph *graph, tsr_value_id x, tsr_value_id state) {
+    return tsr_graph_node(graph, "store", (tsr_value_id[]){x, state}, 2, NULL,
+                          0, NULL);
 }
 
 tsr_value_id tsr_add(tsr_graph *graph, tsr_value_id a, tsr_value_id b) {

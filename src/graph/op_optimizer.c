@@ -41,7 +41,8 @@ static tsr_status sum_infer(const tsr_op_view *view, tsr_type *outputs,
 static tsr_status clip_infer(const tsr_op_view *view, tsr_type *outputs,
                              size_t *out_count) {
     for (int i = 0; i < 2; i++)
-        TSR_REQUIRE(tsr_is_vector(&view->inputs[i], 1) && tsr_is_float(&view->inputs[i]),
+        TSR_REQUIRE(tsr_is_vector(&view->inputs[i], 1) &&
+                        tsr_is_float(&view->inputs[i]),
                     "square_sum and norm must be f32 [1]");
     TSR_REQUIRE(tsr_view_real(view, "max_norm", 0) >= 0,
                 "max_norm must not be negative");

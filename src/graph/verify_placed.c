@@ -1,5 +1,6 @@
-/* Last stage: bytes. No two values that are alive together overlap, none is reused before everybody who touched it is done,
- * everything lies inside its space, and the whole fits the budget. */
+/* Last stage: bytes. No two values that are alive together overlap, none is
+ * reused before everybody who touched it is done, everything lies inside its
+ * space, and the whole fits the budget. */
 #include "base/text.h"
 #include "graph/verify.h"
 
@@ -9,18 +10,21 @@ typedef struct extent {
     tsr_node_id maker;  /* first to write it */
     tsr_space space;
     size_t offset, bytes;
-    int32_t touched[TSR_STREAM_CLASSES]; /* latest node of each stream that reads or writes it; -1 */
+    int32_t touched[TSR_STREAM_CLASSES]; /* latest node of each stream that
+                                            reads or writes it; -1 */
 } extent;
 
 typedef struct checker {
     const tsr_plan *plan;
     const tsr_graph *graph;
     tsr_order order;
-    TSR_ARRAY(extent) extents; /* of the section in hand, in the order of makers */
-    int32_t *extent_of;        /* (values) or -1 */
+    TSR_ARRAY(extent)
+    extents;            /* of the section in hand, in the order of makers */
+    int32_t *extent_of; /* (values) or -1 */
 } checker;
 
-/* Bytes of a value in its space: those of all ranks for a shard in shared weights. */
+/* Bytes of a value in its space: those of all ranks for a shard in shared
+ * weights. */
 static size_t bytes_in_space(const checker *self, const tsr_value *value) {
     size_t bytes = tsr_type_bytes(&value->type);
     if (value->role == TSR_ROLE_PARAM_SHARD && self->plan->target.shared)
@@ -36,7 +40,8 @@ static tsr_space expected_space(const checker *self, tsr_value_id id) {
     case TSR_ROLE_PARAM_SHARD:
         return TSR_SPACE_WEIGHTS;
     case TSR_ROLE_GATHERED:
-        return self->plan->target.gather_alias ? TSR_SPACE_WEIGHTS : TSR_SPACE_TRANSIENT;
+        return self->plan->target.gather_alias ? TSR_SPACE_WEIGHTS
+                                               : TSR_SPACE_TRANSIENT;
     case TSR_ROLE_FULL_GRAD:
         return TSR_SPACE_GRADS;
     case TSR_ROLE_ACTIVATION:
@@ -49,17 +54,23 @@ static tsr_space expected_space(const checker *self, tsr_value_id id) {
 static tsr_status check_place(const checker *self, tsr_value_id id) {
     const tsr_value *value = tsr_graph_value(self->graph, id);
     const tsr_plan *plan = self->plan;
-    size_t bytes = bytes_in_space(self, value), room = plan->bytes[value->space];
+    size_t bytes = bytes_in_space(self, value),
+           room = plan->bytes[value->space];
     if (value->space != expected_space(self, id))
-        return tsr_violation(plan, "wrong space", value->producer, id, "a %s belongs into %s, not %s",
-                             tsr_role_name(value->role), tsr_space_name(expected_space(self, id)),
+        return tsr_violation(plan, "wrong space", value->producer, id,
+                             "a %s belongs into %s, not %s",
+                             tsr_role_name(value->role),
+                             tsr_space_name(expected_space(self, id)),
                              tsr_space_name(value->space));
     if (value->offset % plan->target.alignment != 0)
-        return tsr_violation(plan, "misaligned", value->producer, id, "offset %zu is not a multiple of %zu", value->offset,
-                             plan->target.alignment);
+        return tsr_violation(plan, "misaligned", value->producer, id,
+                             "offset %zu is not a multiple of %zu",
+                             value->offset, plan->target.alignment);
     if (value->offset > room || bytes > room - value->offset)
-        return tsr_violation(plan, "out of bounds", value->producer, id, "its bytes [%zu, +%zu) exceed the %zu of %s",
-                             value->offset, bytes, room, tsr_space_name(value->space));
+        return tsr_violation(plan, "out of bounds", value->producer, id,
+                             "its bytes [%zu, +%zu) exceed the %zu of %s",
+                             value->offset, bytes, room,
+                             tsr_space_name(value->space));
     return TSR_OK;
 }
 
@@ -77,30 +88,39 @@ static tsr_status check_declared(const checker *self) {
         for (size_t w = 0; w < v; w++) {
             const tsr_value *other = &graph->values.data[w];
             if (other->producer.index >= 0 || other->space != value->space ||
-                !overlap(value->offset, bytes_in_space(self, value), other->offset, bytes_in_space(self, other)))
+                !overlap(value->offset, bytes_in_space(self, value),
+                         other->offset, bytes_in_space(self, other)))
                 continue;
             char label[TSR_LABEL_BYTES];
-            return tsr_violation(self->plan, "two live values on one byte", TSR_NO_NODE, (tsr_value_id){(int32_t)v},
-                                 "it overlaps %s", tsr_graph_value_label(graph, (tsr_value_id){(int32_t)w}, label));
+            return tsr_violation(self->plan, "two live values on one byte",
+                                 TSR_NO_NODE, (tsr_value_id){(int32_t)v},
+                                 "it overlaps %s",
+                                 tsr_graph_value_label(
+                                     graph, (tsr_value_id){(int32_t)w}, label));
         }
     }
     return TSR_OK;
 }
 
-/* What must be in place is, and a gather that aliases gives the weights themselves. */
+/* What must be in place is, and a gather that aliases gives the weights
+ * themselves. */
 static tsr_status check_aliases(const checker *self, tsr_node_id id) {
     const tsr_graph *graph = self->graph;
     const tsr_node *node = tsr_graph_node_at(graph, id);
     for (int32_t i = 0; i < node->outputs.count; i++) {
-        tsr_value_id output = tsr_graph_outputs(graph, node)[i], must = tsr_graph_must_alias(graph, node, i);
+        tsr_value_id output = tsr_graph_outputs(graph, node)[i],
+                     must = tsr_graph_must_alias(graph, node, i);
         const tsr_value *value = tsr_graph_value(graph, output);
-        if (self->plan->target.gather_alias && tsr_node_is(graph, node, "gather"))
+        if (self->plan->target.gather_alias &&
+            tsr_node_is(graph, node, "gather"))
             must = tsr_graph_inputs(graph, node)[i];
         if (!tsr_has_value(must))
             continue;
         const tsr_value *base = tsr_graph_value(graph, must);
         if (base->space != value->space || base->offset != value->offset)
-            return tsr_violation(self->plan, "not in place", id, output, "it must lie where input %%%d lies", must.index);
+            return tsr_violation(self->plan, "not in place", id, output,
+                                 "it must lie where input %%%d lies",
+                                 must.index);
     }
     return TSR_OK;
 }
@@ -113,11 +133,14 @@ static tsr_status add_extent(checker *self, const extent *made) {
     extent *kept = &self->extents.data[self->extents.count - 1];
     for (int s = 0; s < TSR_STREAM_CLASSES; s++)
         kept->touched[s] = -1;
-    kept->touched[self->graph->nodes.data[made->maker.index].stream] = made->maker.index;
+    kept->touched[self->graph->nodes.data[made->maker.index].stream] =
+        made->maker.index;
     return TSR_OK;
 }
 
-static bool is_transient(tsr_space space) { return space == TSR_SPACE_TRANSIENT || space == TSR_SPACE_GRADS; }
+static bool is_transient(tsr_space space) {
+    return space == TSR_SPACE_TRANSIENT || space == TSR_SPACE_GRADS;
+}
 
 static tsr_status collect(checker *self, int32_t first, int32_t end) {
     const tsr_graph *graph = self->graph;
@@ -125,7 +148,8 @@ static tsr_status collect(checker *self, int32_t first, int32_t end) {
     for (int32_t n = first; n < end; n++) {
         const tsr_node *node = &graph->nodes.data[n];
         for (int32_t i = 0; i < node->inputs.count; i++) {
-            int32_t at = self->extent_of[tsr_graph_inputs(graph, node)[i].index];
+            int32_t at =
+                self->extent_of[tsr_graph_inputs(graph, node)[i].index];
             if (at >= 0)
                 self->extents.data[at].touched[node->stream] = n;
         }
@@ -135,76 +159,97 @@ static tsr_status collect(checker *self, int32_t first, int32_t end) {
             if (!is_transient(value->space))
                 continue;
             self->extent_of[id.index] = (int32_t)self->extents.count;
-            TSR_TRY(add_extent(self, &(extent){.value = id,
-                                               .maker = {n},
-                                               .space = value->space,
-                                               .offset = value->offset,
-                                               .bytes = tsr_type_bytes(&value->type)}));
+            TSR_TRY(add_extent(
+                self, &(extent){.value = id,
+                                .maker = {n},
+                                .space = value->space,
+                                .offset = value->offset,
+                                .bytes = tsr_type_bytes(&value->type)}));
         }
         if (node->workspace_bytes > 0)
-            TSR_TRY(add_extent(self, &(extent){.value = TSR_NO_VALUE,
-                                               .maker = {n},
-                                               .space = TSR_SPACE_TRANSIENT,
-                                               .offset = node->workspace_offset,
-                                               .bytes = node->workspace_bytes}));
+            TSR_TRY(
+                add_extent(self, &(extent){.value = TSR_NO_VALUE,
+                                           .maker = {n},
+                                           .space = TSR_SPACE_TRANSIENT,
+                                           .offset = node->workspace_offset,
+                                           .bytes = node->workspace_bytes}));
     }
     return TSR_OK;
 }
 
-/* Whether `later` may lie on `earlier` although its maker reads it: the op's row says so, and the place is the same. */
-static bool takes_over(const checker *self, const extent *earlier, const extent *later) {
+/* Whether `later` may lie on `earlier` although its maker reads it: the op's
+ * row says so, and the place is the same. */
+static bool takes_over(const checker *self, const extent *earlier,
+                       const extent *later) {
     const tsr_graph *graph = self->graph;
-    if (!tsr_has_value(later->value) || !tsr_has_value(earlier->value) || later->offset != earlier->offset ||
-        later->bytes != earlier->bytes)
+    if (!tsr_has_value(later->value) || !tsr_has_value(earlier->value) ||
+        later->offset != earlier->offset || later->bytes != earlier->bytes)
         return false;
     const tsr_node *node = tsr_graph_node_at(graph, later->maker);
     for (int32_t i = 0; i < node->outputs.count; i++)
         if (tsr_graph_outputs(graph, node)[i].index == later->value.index)
-            return tsr_graph_must_alias(graph, node, i).index == earlier->value.index ||
-                   tsr_graph_may_alias(graph, node, i).index == earlier->value.index;
+            return tsr_graph_must_alias(graph, node, i).index ==
+                       earlier->value.index ||
+                   tsr_graph_may_alias(graph, node, i).index ==
+                       earlier->value.index;
     return false;
 }
 
-static tsr_status check_pair(const checker *self, const extent *earlier, const extent *later) {
+static tsr_status check_pair(const checker *self, const extent *earlier,
+                             const extent *later) {
     bool in_place = takes_over(self, earlier, later);
     for (int s = 0; s < TSR_STREAM_CLASSES; s++) {
         tsr_node_id toucher = {earlier->touched[s]};
         char label[TSR_LABEL_BYTES], owner[TSR_LABEL_BYTES] = "a workspace";
-        if (toucher.index < 0 || (in_place && toucher.index == later->maker.index))
+        if (toucher.index < 0 ||
+            (in_place && toucher.index == later->maker.index))
             continue;
-        if (toucher.index != later->maker.index && tsr_order_before(&self->order, toucher, later->maker))
+        if (toucher.index != later->maker.index &&
+            tsr_order_before(&self->order, toucher, later->maker))
             continue;
         if (tsr_has_value(earlier->value))
             tsr_graph_value_label(self->graph, earlier->value, owner);
         tsr_graph_node_label(self->graph, toucher, label);
         if (toucher.index >= later->maker.index)
-            return tsr_violation(self->plan, "two live values on one byte", later->maker, later->value,
-                                 "its bytes belong to %s, which %s still uses", owner, label);
-        return tsr_violation(self->plan, "reused without wait", later->maker, later->value,
-                             "its bytes were those of %s; nothing orders it after %s on the %s stream", owner, label,
-                             tsr_stream_class_name((tsr_stream_class)s));
+            return tsr_violation(self->plan, "two live values on one byte",
+                                 later->maker, later->value,
+                                 "its bytes belong to %s, which %s still uses",
+                                 owner, label);
+        return tsr_violation(
+            self->plan, "reused without wait", later->maker, later->value,
+            "its bytes were those of %s; nothing orders it after %s on the %s "
+            "stream",
+            owner, label, tsr_stream_class_name((tsr_stream_class)s));
     }
     return TSR_OK;
 }
 
-static tsr_status check_workspace(const checker *self, tsr_node_id id, tsr_type_array *types) {
+static tsr_status check_workspace(const checker *self, tsr_node_id id,
+                                  tsr_type_array *types) {
     const tsr_plan *plan = self->plan;
     const tsr_node *node = tsr_graph_node_at(self->graph, id);
     size_t room = plan->bytes[TSR_SPACE_TRANSIENT];
-    if (node->workspace_bytes > room || node->workspace_offset > room - node->workspace_bytes)
-        return tsr_violation(plan, "out of bounds", id, TSR_NO_VALUE, "its workspace [%zu, +%zu) exceeds the %zu of transient",
-                             node->workspace_offset, node->workspace_bytes, room);
+    if (node->workspace_bytes > room ||
+        node->workspace_offset > room - node->workspace_bytes)
+        return tsr_violation(
+            plan, "out of bounds", id, TSR_NO_VALUE,
+            "its workspace [%zu, +%zu) exceeds the %zu of transient",
+            node->workspace_offset, node->workspace_bytes, room);
     if (node->workspace_offset % plan->target.alignment != 0)
-        return tsr_violation(plan, "misaligned", id, TSR_NO_VALUE, "its workspace's offset %zu is not a multiple of %zu",
-                             node->workspace_offset, plan->target.alignment);
+        return tsr_violation(
+            plan, "misaligned", id, TSR_NO_VALUE,
+            "its workspace's offset %zu is not a multiple of %zu",
+            node->workspace_offset, plan->target.alignment);
     if (!plan->target.workspace)
         return TSR_OK;
     tsr_op_view view;
     TSR_TRY(tsr_graph_view(self->graph, node, types, &view));
-    size_t needed = plan->target.workspace(plan->target.workspace_context, &view);
+    size_t needed =
+        plan->target.workspace(plan->target.workspace_context, &view);
     if (node->workspace_bytes < needed)
-        return tsr_violation(plan, "workspace too small", id, TSR_NO_VALUE, "its kernel needs %zu bytes, %zu are planned", needed,
-                             node->workspace_bytes);
+        return tsr_violation(plan, "workspace too small", id, TSR_NO_VALUE,
+                             "its kernel needs %zu bytes, %zu are planned",
+                             needed, node->workspace_bytes);
     return TSR_OK;
 }
 
@@ -214,7 +259,9 @@ static tsr_status check_section(checker *self, int32_t first, int32_t end) {
         const extent *later = &self->extents.data[b];
         for (size_t a = 0; a < b; a++) {
             const extent *earlier = &self->extents.data[a];
-            if (earlier->space == later->space && overlap(earlier->offset, earlier->bytes, later->offset, later->bytes))
+            if (earlier->space == later->space &&
+                overlap(earlier->offset, earlier->bytes, later->offset,
+                        later->bytes))
                 TSR_TRY(check_pair(self, earlier, later));
         }
     }
@@ -226,8 +273,11 @@ static tsr_status check_budget(const tsr_plan *plan) {
     char need[TSR_BYTES_TEXT], have[TSR_BYTES_TEXT];
     if (plan->target.memory == 0 || needed <= plan->target.memory)
         return TSR_OK;
-    return tsr_error(TSR_OUT_OF_MEMORY, "the plan needs %zu bytes (%s) a rank, the budget is %zu (%s)", needed,
-                     tsr_format_bytes(needed, need), plan->target.memory, tsr_format_bytes(plan->target.memory, have));
+    return tsr_error(
+        TSR_OUT_OF_MEMORY,
+        "the plan needs %zu bytes (%s) a rank, the budget is %zu (%s)", needed,
+        tsr_format_bytes(needed, need), plan->target.memory,
+        tsr_format_bytes(plan->target.memory, have));
 }
 
 tsr_status tsr_verify_placed(const tsr_plan *plan) {
@@ -238,7 +288,8 @@ tsr_status tsr_verify_placed(const tsr_plan *plan) {
     int32_t node_count = (int32_t)graph->nodes.count;
 
     TSR_TRY_GOTO(tsr_order_of(graph, &self.order));
-    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof *self.extent_of, (void **)&self.extent_of));
+    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof *self.extent_of,
+                           (void **)&self.extent_of));
     for (size_t v = 0; v < graph->values.count; v++) {
         self.extent_of[v] = -1;
         TSR_TRY_GOTO(check_place(&self, (tsr_value_id){(int32_t)v}));
@@ -249,7 +300,9 @@ tsr_status tsr_verify_placed(const tsr_plan *plan) {
         TSR_TRY_GOTO(check_workspace(&self, (tsr_node_id){n}, &types));
     }
     for (int32_t first = 0, end; first < node_count; first = end) {
-        for (end = first; end < node_count && graph->nodes.data[end].section == graph->nodes.data[first].section;)
+        for (end = first;
+             end < node_count && graph->nodes.data[end].section ==
+                                     graph->nodes.data[first].section;)
             end++;
         TSR_TRY_GOTO(check_section(&self, first, end));
     }

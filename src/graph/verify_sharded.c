@@ -1,5 +1,6 @@
-/* Second stage: the ZeRO protocol. Every gathered copy is gathered, waited for, released once; every gradient is reduced once;
- * shards are written behind fences. */
+/* Second stage: the ZeRO protocol. Every gathered copy is gathered, waited for,
+ * released once; every gradient is reduced once; shards are written behind
+ * fences. */
 #include "graph/verify.h"
 
 typedef struct checker {
@@ -8,16 +9,20 @@ typedef struct checker {
     int32_t *waits;    /* (values) how many wait nodes take it */
     int32_t *releases; /* (values) how many release nodes take it */
     int32_t *readers;  /* (values) how many nodes read it */
-    int32_t (*reduced)[TSR_SECTIONS]; /* (params) how many reduces write its gradient shard */
-    int32_t *updated;  /* (params) how many nodes write its shard */
+    int32_t (*reduced)[TSR_SECTIONS]; /* (params) how many reduces write its
+                                         gradient shard */
+    int32_t *updated; /* (params) how many nodes write its shard */
 } checker;
 
 static const tsr_op *producer_op(const tsr_graph *graph, tsr_value_id value) {
     tsr_node_id producer = tsr_graph_value(graph, value)->producer;
-    return producer.index < 0 ? NULL : tsr_graph_op(graph, tsr_graph_node_at(graph, producer));
+    return producer.index < 0
+               ? NULL
+               : tsr_graph_op(graph, tsr_graph_node_at(graph, producer));
 }
 
-static bool made_by(const tsr_graph *graph, tsr_value_id value, const char *op) {
+static bool made_by(const tsr_graph *graph, tsr_value_id value,
+                    const char *op) {
     const tsr_op *producer = producer_op(graph, value);
     return producer && strcmp(producer->name, op) == 0;
 }
@@ -25,7 +30,8 @@ static bool made_by(const tsr_graph *graph, tsr_value_id value, const char *op) 
 static void count_uses(checker *self) {
     for (size_t n = 0; n < self->graph->nodes.count; n++) {
         const tsr_node *node = &self->graph->nodes.data[n];
-        bool wait = tsr_node_is(self->graph, node, "wait"), release = tsr_node_is(self->graph, node, "release");
+        bool wait = tsr_node_is(self->graph, node, "wait"),
+             release = tsr_node_is(self->graph, node, "release");
         for (int32_t i = 0; i < node->inputs.count; i++) {
             int32_t v = tsr_graph_inputs(self->graph, node)[i].index;
             self->readers[v]++;
@@ -37,67 +43,99 @@ static void count_uses(checker *self) {
 
 /* ---- gathered copies ---- */
 
-static tsr_status check_gather(const checker *self, tsr_node_id id, const tsr_node *node) {
+static tsr_status check_gather(const checker *self, tsr_node_id id,
+                               const tsr_node *node) {
     const tsr_graph *graph = self->graph;
     for (int32_t i = 0; i < node->inputs.count; i++) {
-        tsr_value_id shard = tsr_graph_inputs(graph, node)[i], copy = tsr_graph_outputs(graph, node)[i];
-        const tsr_value *from = tsr_graph_value(graph, shard), *to = tsr_graph_value(graph, copy);
-        if (from->role != TSR_ROLE_PARAM_SHARD || to->role != TSR_ROLE_GATHERED || from->param.index != to->param.index)
-            return tsr_violation(self->plan, "gather mismatch", id, copy, "a gather turns the shard of a parameter into its copy");
-        if (!tsr_type_equal(&to->type, &graph->params.data[to->param.index].type))
-            return tsr_violation(self->plan, "type mismatch", id, copy, "the copy has not its parameter's type");
-        if (from->producer.index >= 0 && self->plan->target.gather_alias && !made_by(graph, shard, "fence_writers"))
+        tsr_value_id shard = tsr_graph_inputs(graph, node)[i],
+                     copy = tsr_graph_outputs(graph, node)[i];
+        const tsr_value *from = tsr_graph_value(graph, shard),
+                        *to = tsr_graph_value(graph, copy);
+        if (from->role != TSR_ROLE_PARAM_SHARD ||
+            to->role != TSR_ROLE_GATHERED ||
+            from->param.index != to->param.index)
+            return tsr_violation(
+                self->plan, "gather mismatch", id, copy,
+                "a gather turns the shard of a parameter into its copy");
+        if (!tsr_type_equal(&to->type,
+                            &graph->params.data[to->param.index].type))
+            return tsr_violation(self->plan, "type mismatch", id, copy,
+                                 "the copy has not its parameter's type");
+        if (from->producer.index >= 0 && self->plan->target.gather_alias &&
+            !made_by(graph, shard, "fence_writers"))
             return tsr_violation(self->plan, "read without fence", id, shard,
-                                 "peers may still write their shards; fence_writers must come between");
+                                 "peers may still write their shards; "
+                                 "fence_writers must come between");
         if (self->waits[copy.index] == 0)
-            return tsr_violation(self->plan, "gather without wait", id, copy, "no node waits for it");
+            return tsr_violation(self->plan, "gather without wait", id, copy,
+                                 "no node waits for it");
         if (self->waits[copy.index] > 1 || self->readers[copy.index] > 1)
-            return tsr_violation(self->plan, "use before wait", id, copy, "only one wait may take it; uses take the wait's output");
+            return tsr_violation(
+                self->plan, "use before wait", id, copy,
+                "only one wait may take it; uses take the wait's output");
     }
     return TSR_OK;
 }
 
-static tsr_status check_wait(const checker *self, tsr_node_id id, const tsr_node *node) {
+static tsr_status check_wait(const checker *self, tsr_node_id id,
+                             const tsr_node *node) {
     for (int32_t i = 0; i < node->inputs.count; i++) {
-        tsr_value_id input = tsr_graph_inputs(self->graph, node)[i], output = tsr_graph_outputs(self->graph, node)[i];
+        tsr_value_id input = tsr_graph_inputs(self->graph, node)[i],
+                     output = tsr_graph_outputs(self->graph, node)[i];
         if (!made_by(self->graph, input, "gather"))
-            return tsr_violation(self->plan, "wait without gather", id, input, "no gather makes it");
+            return tsr_violation(self->plan, "wait without gather", id, input,
+                                 "no gather makes it");
         if (self->releases[output.index] == 0)
-            return tsr_violation(self->plan, "gather without release", id, output, "the copy is never released");
+            return tsr_violation(self->plan, "gather without release", id,
+                                 output, "the copy is never released");
         if (self->releases[output.index] > 1)
-            return tsr_violation(self->plan, "released twice", id, output, "%d release nodes take it",
+            return tsr_violation(self->plan, "released twice", id, output,
+                                 "%d release nodes take it",
                                  self->releases[output.index]);
     }
     return TSR_OK;
 }
 
-static tsr_status check_release(const checker *self, tsr_node_id id, const tsr_node *node) {
+static tsr_status check_release(const checker *self, tsr_node_id id,
+                                const tsr_node *node) {
     for (int32_t i = 0; i < node->inputs.count; i++) {
         tsr_value_id input = tsr_graph_inputs(self->graph, node)[i];
         if (!made_by(self->graph, input, "wait"))
-            return tsr_violation(self->plan, "release without gather", id, input, "it is no copy that was waited for");
+            return tsr_violation(self->plan, "release without gather", id,
+                                 input, "it is no copy that was waited for");
     }
     return TSR_OK;
 }
 
 /* ---- gradients ---- */
 
-static tsr_status check_reduce(checker *self, tsr_node_id id, const tsr_node *node) {
+static tsr_status check_reduce(checker *self, tsr_node_id id,
+                               const tsr_node *node) {
     const tsr_graph *graph = self->graph;
     int32_t count = node->inputs.count / 2;
     if (node->section == TSR_UPDATE)
-        return tsr_violation(self->plan, "reduce outside a micro-step", id, TSR_NO_VALUE, "gradients are made in micro-steps");
+        return tsr_violation(self->plan, "reduce outside a micro-step", id,
+                             TSR_NO_VALUE, "gradients are made in micro-steps");
     for (int32_t i = 0; i < count; i++) {
-        tsr_value_id full = tsr_graph_inputs(graph, node)[i], shard = tsr_graph_inputs(graph, node)[count + i];
-        const tsr_value *from = tsr_graph_value(graph, full), *to = tsr_graph_value(graph, shard);
-        if (from->role != TSR_ROLE_FULL_GRAD || to->role != TSR_ROLE_GRAD_SHARD || from->param.index != to->param.index)
-            return tsr_violation(self->plan, "reduce mismatch", id, full, "a reduce turns a whole gradient into the shard of its parameter");
+        tsr_value_id full = tsr_graph_inputs(graph, node)[i],
+                     shard = tsr_graph_inputs(graph, node)[count + i];
+        const tsr_value *from = tsr_graph_value(graph, full),
+                        *to = tsr_graph_value(graph, shard);
+        if (from->role != TSR_ROLE_FULL_GRAD ||
+            to->role != TSR_ROLE_GRAD_SHARD ||
+            from->param.index != to->param.index)
+            return tsr_violation(self->plan, "reduce mismatch", id, full,
+                                 "a reduce turns a whole gradient into the "
+                                 "shard of its parameter");
         if (self->readers[full.index] != 1)
-            return tsr_violation(self->plan, "gradient reduced twice", id, full, "%d nodes read it, only its reduce may",
+            return tsr_violation(self->plan, "gradient reduced twice", id, full,
+                                 "%d nodes read it, only its reduce may",
                                  self->readers[full.index]);
         if (++self->reduced[from->param.index][node->section] > 1)
-            return tsr_violation(self->plan, "gradient reduced twice", id, full, "section %s reduces this parameter's gradient before",
-                                 tsr_section_name(node->section));
+            return tsr_violation(
+                self->plan, "gradient reduced twice", id, full,
+                "section %s reduces this parameter's gradient before",
+                tsr_section_name(node->section));
     }
     return TSR_OK;
 }
@@ -107,8 +145,10 @@ static tsr_status check_all_reduced(const checker *self) {
     for (size_t v = 0; v < graph->values.count; v++) {
         const tsr_value *value = &graph->values.data[v];
         tsr_value_id id = {(int32_t)v};
-        if (value->role == TSR_ROLE_FULL_GRAD && value->producer.index >= 0 && self->readers[v] == 0)
-            return tsr_violation(self->plan, "gradient never reduced", value->producer, id, "no reduce takes it");
+        if (value->role == TSR_ROLE_FULL_GRAD && value->producer.index >= 0 &&
+            self->readers[v] == 0)
+            return tsr_violation(self->plan, "gradient never reduced",
+                                 value->producer, id, "no reduce takes it");
         if (value->role != TSR_ROLE_GRAD_SHARD || value->producer.index >= 0)
             continue;
         for (int s = TSR_MICRO_FIRST; s < TSR_UPDATE; s++) {
@@ -116,20 +156,26 @@ static tsr_status check_all_reduced(const checker *self) {
             for (size_t n = 0; n < graph->nodes.count && !present; n++)
                 present = graph->nodes.data[n].section == (tsr_section)s;
             if (present && self->reduced[value->param.index][s] == 0)
-                return tsr_violation(self->plan, "gradient never reduced", TSR_NO_NODE, id, "no reduce of section %s writes it",
+                return tsr_violation(self->plan, "gradient never reduced",
+                                     TSR_NO_NODE, id,
+                                     "no reduce of section %s writes it",
                                      tsr_section_name((tsr_section)s));
         }
     }
     return TSR_OK;
 }
 
-static tsr_status check_accumulate(const checker *self, tsr_node_id id, const tsr_node *node) {
+static tsr_status check_accumulate(const checker *self, tsr_node_id id,
+                                   const tsr_node *node) {
     for (int32_t i = 0; i < node->attrs.count; i++) {
         const tsr_attr *attr = &tsr_graph_attrs(self->graph, node)[i];
-        if (strcmp(attr->name, "accumulate") == 0 && attr->integer != (node->section == TSR_MICRO_NEXT))
-            return tsr_violation(self->plan, "wrong accumulation", id, TSR_NO_VALUE,
-                                 "accumulate=%lld in section %s: the first micro-step writes, later ones add",
-                                 (long long)attr->integer, tsr_section_name(node->section));
+        if (strcmp(attr->name, "accumulate") == 0 &&
+            attr->integer != (node->section == TSR_MICRO_NEXT))
+            return tsr_violation(
+                self->plan, "wrong accumulation", id, TSR_NO_VALUE,
+                "accumulate=%lld in section %s: the first micro-step writes, "
+                "later ones add",
+                (long long)attr->integer, tsr_section_name(node->section));
     }
     return TSR_OK;
 }
@@ -137,12 +183,15 @@ static tsr_status check_accumulate(const checker *self, tsr_node_id id, const ts
 /* ---- shards ---- */
 
 static bool is_fence(const tsr_graph *graph, const tsr_node *node) {
-    return tsr_node_is(graph, node, "fence_readers") || tsr_node_is(graph, node, "fence_writers");
+    return tsr_node_is(graph, node, "fence_readers") ||
+           tsr_node_is(graph, node, "fence_writers");
 }
 
-/* Whether a fence_writers of the section takes the value, perhaps after more writes. */
+/* Whether a fence_writers of the section takes the value, perhaps after more
+ * writes. */
 static bool reaches_fence(const tsr_graph *graph, tsr_value_id value) {
-    for (int32_t n = tsr_graph_value(graph, value)->producer.index + 1; n < (int32_t)graph->nodes.count; n++) {
+    for (int32_t n = tsr_graph_value(graph, value)->producer.index + 1;
+         n < (int32_t)graph->nodes.count; n++) {
         const tsr_node *node = &graph->nodes.data[n];
         for (int32_t i = 0; i < node->outputs.count; i++) {
             if (tsr_graph_must_alias(graph, node, i).index != value.index)
@@ -156,39 +205,48 @@ static bool reaches_fence(const tsr_graph *graph, tsr_value_id value) {
     return false;
 }
 
-static tsr_status check_shard_write(checker *self, tsr_node_id id, const tsr_node *node) {
+static tsr_status check_shard_write(checker *self, tsr_node_id id,
+                                    const tsr_node *node) {
     const tsr_graph *graph = self->graph;
     if (is_fence(graph, node))
         return TSR_OK;
     for (int32_t i = 0; i < node->outputs.count; i++) {
-        tsr_value_id output = tsr_graph_outputs(graph, node)[i], input = tsr_graph_must_alias(graph, node, i);
+        tsr_value_id output = tsr_graph_outputs(graph, node)[i],
+                     input = tsr_graph_must_alias(graph, node, i);
         const tsr_value *value = tsr_graph_value(graph, output);
         if (value->role != TSR_ROLE_PARAM_SHARD || !tsr_has_value(input))
             continue;
         if (node->section != TSR_UPDATE)
-            return tsr_violation(self->plan, "shard written in a micro-step", id, output, "only the update writes weights");
+            return tsr_violation(self->plan, "shard written in a micro-step",
+                                 id, output, "only the update writes weights");
         if (++self->updated[value->param.index] > 1)
-            return tsr_violation(self->plan, "shard updated twice", id, output, "an earlier node of the update writes it too");
+            return tsr_violation(self->plan, "shard updated twice", id, output,
+                                 "an earlier node of the update writes it too");
         if (!self->plan->target.gather_alias)
             continue;
         if (!made_by(graph, input, "fence_readers"))
             return tsr_violation(self->plan, "write without fence", id, input,
-                                 "peers may still read these weights; fence_readers must come between");
+                                 "peers may still read these weights; "
+                                 "fence_readers must come between");
         if (!reaches_fence(graph, output))
-            return tsr_violation(self->plan, "write without fence", id, output,
-                                 "no fence_writers tells peers that it is written");
+            return tsr_violation(
+                self->plan, "write without fence", id, output,
+                "no fence_writers tells peers that it is written");
     }
     return TSR_OK;
 }
 
 static tsr_status check_all_updated(const checker *self) {
     const tsr_graph *graph = self->graph;
-    if (graph->nodes.count == 0 || graph->nodes.data[graph->nodes.count - 1].section != TSR_UPDATE)
+    if (graph->nodes.count == 0 ||
+        graph->nodes.data[graph->nodes.count - 1].section != TSR_UPDATE)
         return TSR_OK;
     for (size_t v = 0; v < graph->values.count; v++) {
         const tsr_value *value = &graph->values.data[v];
-        if (value->role == TSR_ROLE_GRAD_SHARD && value->producer.index < 0 && self->updated[value->param.index] == 0)
-            return tsr_violation(self->plan, "shard never updated", TSR_NO_NODE, (tsr_value_id){(int32_t)v},
+        if (value->role == TSR_ROLE_GRAD_SHARD && value->producer.index < 0 &&
+            self->updated[value->param.index] == 0)
+            return tsr_violation(self->plan, "shard never updated", TSR_NO_NODE,
+                                 (tsr_value_id){(int32_t)v},
                                  "its gradient is reduced but nothing uses it");
     }
     return TSR_OK;
@@ -198,8 +256,10 @@ static tsr_status check_node(checker *self, tsr_node_id id) {
     const tsr_graph *graph = self->graph;
     const tsr_node *node = tsr_graph_node_at(graph, id);
     for (int32_t i = 0; i < node->inputs.count; i++)
-        if (tsr_graph_value(graph, tsr_graph_inputs(graph, node)[i])->role == TSR_ROLE_PARAMETER)
-            return tsr_violation(self->plan, "parameter not gathered", id, tsr_graph_inputs(graph, node)[i],
+        if (tsr_graph_value(graph, tsr_graph_inputs(graph, node)[i])->role ==
+            TSR_ROLE_PARAMETER)
+            return tsr_violation(self->plan, "parameter not gathered", id,
+                                 tsr_graph_inputs(graph, node)[i],
                                  "a whole parameter is used without a gather");
     TSR_TRY(check_accumulate(self, id, node));
     TSR_TRY(check_shard_write(self, id, node));
@@ -218,11 +278,16 @@ tsr_status tsr_verify_sharded(const tsr_plan *plan) {
     tsr_status status = TSR_OK;
     const tsr_graph *graph = plan->graph;
     checker self = {.plan = plan, .graph = graph};
-    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof(int32_t), (void **)&self.waits));
-    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof(int32_t), (void **)&self.releases));
-    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof(int32_t), (void **)&self.readers));
-    TSR_TRY_GOTO(tsr_alloc(graph->params.count, sizeof *self.reduced, (void **)&self.reduced));
-    TSR_TRY_GOTO(tsr_alloc(graph->params.count, sizeof(int32_t), (void **)&self.updated));
+    TSR_TRY_GOTO(
+        tsr_alloc(graph->values.count, sizeof(int32_t), (void **)&self.waits));
+    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof(int32_t),
+                           (void **)&self.releases));
+    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof(int32_t),
+                           (void **)&self.readers));
+    TSR_TRY_GOTO(tsr_alloc(graph->params.count, sizeof *self.reduced,
+                           (void **)&self.reduced));
+    TSR_TRY_GOTO(tsr_alloc(graph->params.count, sizeof(int32_t),
+                           (void **)&self.updated));
     count_uses(&self);
     for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++)
         TSR_TRY_GOTO(check_node(&self, (tsr_node_id){n}));

@@ -262,6 +262,9 @@ tsr_status tsr_gpt_build_decode(tsr_graph *graph, const tsr_gpt_config *config,
     caches cached = {.position = tsr_graph_declare(graph, "position",
                                                    TSR_ROLE_INPUT, &position),
                      .capacity = capacity};
-    forward(&self, tokens, &cached);
+    tsr_type logits = {
+        .dtype = TSR_F32, .dims = 3, .shape = {1, 1, config->vocab}};
+    tsr_store(graph, forward(&self, tokens, &cached),
+              tsr_graph_declare(graph, "logits", TSR_ROLE_STATE, &logits));
     return tsr_graph_status(graph);
 }

@@ -1,4 +1,5 @@
-/* Runs passes in order, checking before that they fit each other and after each that it kept its promise. */
+/* Runs passes in order, checking before that they fit each other and after each
+ * that it kept its promise. */
 #include <stdio.h>
 
 #include "base/text.h"
@@ -10,17 +11,21 @@ static tsr_status check_rows(const tsr_pass *const *passes, size_t pass_count) {
     for (size_t i = 0; i < pass_count; i++) {
         const tsr_pass *pass = passes[i];
         if (pass->requires_ & ~have)
-            return tsr_error(TSR_FAILED_PRECONDITION, "pass %zu (%s) needs what no earlier pass gives", i, pass->name);
+            return tsr_error(TSR_FAILED_PRECONDITION,
+                             "pass %zu (%s) needs what no earlier pass gives",
+                             i, pass->name);
         if (pass->conflicts & have)
-            return tsr_error(TSR_FAILED_PRECONDITION, "pass %zu (%s) comes too late: an earlier pass rules it out", i,
-                             pass->name);
+            return tsr_error(
+                TSR_FAILED_PRECONDITION,
+                "pass %zu (%s) comes too late: an earlier pass rules it out", i,
+                pass->name);
         have |= pass->provides;
     }
     return TSR_OK;
 }
 
-tsr_status tsr_pipeline_run(tsr_plan *plan, const tsr_pass *const *passes, size_t pass_count,
-                            const tsr_training *training) {
+tsr_status tsr_pipeline_run(tsr_plan *plan, const tsr_pass *const *passes,
+                            size_t pass_count, const tsr_training *training) {
     unsigned have = 0;
     TSR_TRY(tsr_graph_status(plan->graph));
     TSR_TRY(check_rows(passes, pass_count));
@@ -35,7 +40,9 @@ tsr_status tsr_pipeline_run(tsr_plan *plan, const tsr_pass *const *passes, size_
                                                     : TSR_STAGE_GRAPH;
         status = tsr_plan_verify(plan, stage);
         if (status != TSR_OK)
-            return status == TSR_OUT_OF_MEMORY ? status : tsr_error_at(status, "after pass %s", passes[i]->name);
+            return status == TSR_OUT_OF_MEMORY
+                       ? status
+                       : tsr_error_at(status, "after pass %s", passes[i]->name);
     }
     return TSR_OK;
 }
@@ -48,12 +55,14 @@ static tsr_status differentiate(tsr_plan *plan, const tsr_training *training) {
 const tsr_pass *tsr_pass_differentiate(void) {
     static const tsr_pass pass = {.name = "differentiate",
                                   .provides = TSR_HAS_BACKWARD,
-                                  .conflicts = TSR_HAS_BACKWARD | TSR_HAS_SHARDS,
+                                  .conflicts =
+                                      TSR_HAS_BACKWARD | TSR_HAS_SHARDS,
                                   .run = differentiate};
     return &pass;
 }
 
-static tsr_status compile(tsr_graph *graph, const tsr_target *target, const tsr_pass *const *passes, size_t pass_count,
+static tsr_status compile(tsr_graph *graph, const tsr_target *target,
+                          const tsr_pass *const *passes, size_t pass_count,
                           const tsr_training *training, tsr_plan **out_plan) {
     tsr_plan *plan;
     *out_plan = NULL;
@@ -66,14 +75,20 @@ static tsr_status compile(tsr_graph *graph, const tsr_target *target, const tsr_
     return status;
 }
 
-tsr_status tsr_compile_training(tsr_graph *graph, const tsr_target *target, const tsr_training *training,
+tsr_status tsr_compile_training(tsr_graph *graph, const tsr_target *target,
+                                const tsr_training *training,
                                 tsr_plan **out_plan) {
-    const tsr_pass *passes[] = {tsr_pass_differentiate(), tsr_pass_shard(),    tsr_pass_update(),
-                                tsr_pass_repeat(),        tsr_pass_schedule(), tsr_pass_layout()};
-    return compile(graph, target, passes, sizeof passes / sizeof *passes, training, out_plan);
+    const tsr_pass *passes[] = {tsr_pass_differentiate(), tsr_pass_shard(),
+                                tsr_pass_update(),        tsr_pass_repeat(),
+                                tsr_pass_schedule(),      tsr_pass_layout()};
+    return compile(graph, target, passes, sizeof passes / sizeof *passes,
+                   training, out_plan);
 }
 
-tsr_status tsr_compile_forward(tsr_graph *graph, const tsr_target *target, tsr_plan **out_plan) {
-    const tsr_pass *passes[] = {tsr_pass_shard(), tsr_pass_schedule(), tsr_pass_layout()};
-    return compile(graph, target, passes, sizeof passes / sizeof *passes, NULL, out_plan);
+tsr_status tsr_compile_forward(tsr_graph *graph, const tsr_target *target,
+                               tsr_plan **out_plan) {
+    const tsr_pass *passes[] = {tsr_pass_shard(), tsr_pass_schedule(),
+                                tsr_pass_layout()};
+    return compile(graph, target, passes, sizeof passes / sizeof *passes, NULL,
+                   out_plan);
 }

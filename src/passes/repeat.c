@@ -1,9 +1,12 @@
-/* Copies the micro-step that writes gradients and loss into one that adds to them, for the later micro-steps of a step. */
+/* Copies the micro-step that writes gradients and loss into one that adds to
+ * them, for the later micro-steps of a step. */
 #include "passes/rewrite.h"
 #include "tessera/passes.h"
 
-/* A copy of `node` in MICRO_NEXT whose made values are new and whose accumulating ops accumulate. */
-static tsr_status copy_node(tsr_rewrite *rewrite, const tsr_node *node, int32_t *copies) {
+/* A copy of `node` in MICRO_NEXT whose made values are new and whose
+ * accumulating ops accumulate. */
+static tsr_status copy_node(tsr_rewrite *rewrite, const tsr_node *node,
+                            int32_t *copies) {
     tsr_graph *graph = rewrite->graph;
     tsr_node copy = *node;
     int32_t operand_count = node->inputs.count + node->outputs.count;
@@ -13,7 +16,9 @@ static tsr_status copy_node(tsr_rewrite *rewrite, const tsr_node *node, int32_t 
     copy.inputs.first = (int32_t)graph->operands.count;
     for (int32_t i = 0; i < node->inputs.count; i++) {
         int32_t input = tsr_inputs_of(graph, node)[i].index;
-        TSR_ARRAY_PUSH(&graph->operands, ((tsr_value_id){copies[input] >= 0 ? copies[input] : input}));
+        TSR_ARRAY_PUSH(
+            &graph->operands,
+            ((tsr_value_id){copies[input] >= 0 ? copies[input] : input}));
     }
     copy.outputs.first = (int32_t)graph->operands.count;
     for (int32_t i = 0; i < node->outputs.count; i++) {
@@ -42,7 +47,9 @@ static tsr_status run(tsr_plan *plan, const tsr_training *training) {
     int32_t *copies = NULL; /* (values) its copy, or -1 */
 
     if (training->micro_steps < 1)
-        return tsr_error(TSR_INVALID_ARGUMENT, "%d micro-steps a step: at least 1 is needed", training->micro_steps);
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "%d micro-steps a step: at least 1 is needed",
+                         training->micro_steps);
     if (training->micro_steps == 1)
         return TSR_OK;
     TSR_TRY_GOTO(tsr_alloc(value_count, sizeof *copies, (void **)&copies));
@@ -53,7 +60,8 @@ static tsr_status run(tsr_plan *plan, const tsr_training *training) {
             const tsr_node *node = &graph->nodes.data[n];
             if (node->section == (tsr_section)section)
                 TSR_TRY_GOTO(tsr_rewrite_keep(&rewrite, node));
-            else if (node->section == TSR_MICRO_FIRST && section == TSR_MICRO_NEXT)
+            else if (node->section == TSR_MICRO_FIRST &&
+                     section == TSR_MICRO_NEXT)
                 TSR_TRY_GOTO(copy_node(&rewrite, node, copies));
         }
     }
@@ -69,7 +77,8 @@ const tsr_pass *tsr_pass_repeat(void) {
     static const tsr_pass pass = {.name = "repeat",
                                   .requires_ = TSR_HAS_UPDATE,
                                   .provides = TSR_HAS_MICRO_NEXT,
-                                  .conflicts = TSR_HAS_MICRO_NEXT | TSR_HAS_SCHEDULE,
+                                  .conflicts =
+                                      TSR_HAS_MICRO_NEXT | TSR_HAS_SCHEDULE,
                                   .run = run};
     return &pass;
 }

@@ -2,26 +2,31 @@
 
 #include "base/text.h"
 
-tsr_value_id tsr_find_role(const tsr_graph *graph, tsr_role role, tsr_param_id param) {
+tsr_value_id tsr_find_role(const tsr_graph *graph, tsr_role role,
+                           tsr_param_id param) {
     for (size_t i = 0; i < graph->values.count; i++) {
         const tsr_value *value = &graph->values.data[i];
-        if (value->role == role && value->param.index == param.index && value->producer.index < 0)
+        if (value->role == role && value->param.index == param.index &&
+            value->producer.index < 0)
             return (tsr_value_id){(int32_t)i};
     }
     return TSR_NO_VALUE;
 }
 
-tsr_status tsr_declare_for(tsr_graph *graph, tsr_param_id param, const char *suffix, tsr_role role, int64_t count,
+tsr_status tsr_declare_for(tsr_graph *graph, tsr_param_id param,
+                           const char *suffix, tsr_role role, int64_t count,
                            tsr_value_id *out_value) {
     tsr_text name = {0};
-    tsr_text_append(&name, "%s%s", graph->params.data[param.index].name, suffix);
+    tsr_text_append(&name, "%s%s", graph->params.data[param.index].name,
+                    suffix);
     tsr_status status = tsr_text_status(&name);
     if (status == TSR_OK) {
-        tsr_value value = {.type = {.dtype = TSR_F32, .dims = 1, .shape = {count}},
-                           .role = role,
-                           .name = name.data,
-                           .param = param,
-                           .producer = TSR_NO_NODE};
+        tsr_value value = {
+            .type = {.dtype = TSR_F32, .dims = 1, .shape = {count}},
+            .role = role,
+            .name = name.data,
+            .param = param,
+            .producer = TSR_NO_NODE};
         *out_value = tsr_graph_add_value(graph, &value);
         status = tsr_has_value(*out_value) ? TSR_OK : tsr_graph_status(graph);
     }
@@ -30,7 +35,8 @@ tsr_status tsr_declare_for(tsr_graph *graph, tsr_param_id param, const char *suf
 }
 
 /* Gives `id` its new number, keeping the value where it is new. */
-static void renumber(const tsr_graph *graph, tsr_value_id *id, int32_t *numbers, tsr_value *kept, int32_t *count) {
+static void renumber(const tsr_graph *graph, tsr_value_id *id, int32_t *numbers,
+                     tsr_value *kept, int32_t *count) {
     if (numbers[id->index] < 0) {
         numbers[id->index] = *count;
         kept[(*count)++] = graph->values.data[id->index];
@@ -61,9 +67,11 @@ tsr_status tsr_compact(tsr_graph *graph) {
     for (size_t n = 0; n < graph->nodes.count; n++) {
         tsr_node *node = &graph->nodes.data[n];
         for (int32_t i = 0; i < node->outputs.count; i++)
-            renumber(graph, &tsr_outputs_of(graph, node)[i], numbers, kept, &count);
+            renumber(graph, &tsr_outputs_of(graph, node)[i], numbers, kept,
+                     &count);
         for (int32_t i = 0; i < node->inputs.count; i++)
-            tsr_inputs_of(graph, node)[i].index = numbers[tsr_inputs_of(graph, node)[i].index];
+            tsr_inputs_of(graph, node)[i].index =
+                numbers[tsr_inputs_of(graph, node)[i].index];
     }
     if (tsr_has_value(graph->loss))
         graph->loss.index = numbers[graph->loss.index];

@@ -10,15 +10,19 @@ typedef struct tsr_rewrite {
 } tsr_rewrite;
 
 /* Takes over a node as it is. */
-static inline tsr_status tsr_rewrite_keep(tsr_rewrite *rewrite, const tsr_node *node) {
+static inline tsr_status tsr_rewrite_keep(tsr_rewrite *rewrite,
+                                          const tsr_node *node) {
     TSR_TRY(TSR_ARRAY_RESERVE(&rewrite->order, 1));
     TSR_ARRAY_PUSH(&rewrite->order, *node);
     return TSR_OK;
 }
 
-/* Makes a new node (in the graph's current section, phase and layer) next in the order. The desc's arrays must not lie in the
- * graph, whose lists may move. */
-static inline tsr_status tsr_rewrite_add(tsr_rewrite *rewrite, const tsr_node_desc *desc, tsr_node *out_node) {
+/* Makes a new node (in the graph's current section, phase and layer) next in
+ * the order. The desc's arrays must not lie in the graph, whose lists may move.
+ */
+static inline tsr_status tsr_rewrite_add(tsr_rewrite *rewrite,
+                                         const tsr_node_desc *desc,
+                                         tsr_node *out_node) {
     tsr_node_id id;
     TSR_TRY(tsr_graph_append(rewrite->graph, desc, &id));
     *out_node = rewrite->graph->nodes.data[id.index];
@@ -28,19 +32,25 @@ static inline tsr_status tsr_rewrite_add(tsr_rewrite *rewrite, const tsr_node_de
 
 /* Makes the new order the graph's. */
 static inline tsr_status tsr_rewrite_finish(tsr_rewrite *rewrite) {
-    return tsr_graph_set_nodes(rewrite->graph, rewrite->order.data, rewrite->order.count);
+    return tsr_graph_set_nodes(rewrite->graph, rewrite->order.data,
+                               rewrite->order.count);
 }
 
-static inline void tsr_rewrite_release(tsr_rewrite *rewrite) { TSR_ARRAY_FREE(&rewrite->order); }
+static inline void tsr_rewrite_release(tsr_rewrite *rewrite) {
+    TSR_ARRAY_FREE(&rewrite->order);
+}
 
 /* The declared value of `role` that belongs to `param`, or none. */
-tsr_value_id tsr_find_role(const tsr_graph *graph, tsr_role role, tsr_param_id param);
+tsr_value_id tsr_find_role(const tsr_graph *graph, tsr_role role,
+                           tsr_param_id param);
 
 /* Declares a flat f32 value that belongs to `param`, called PARAM + suffix. */
-tsr_status tsr_declare_for(tsr_graph *graph, tsr_param_id param, const char *suffix, tsr_role role, int64_t count,
+tsr_status tsr_declare_for(tsr_graph *graph, tsr_param_id param,
+                           const char *suffix, tsr_role role, int64_t count,
                            tsr_value_id *out_value);
 
-/* Drops values that no node and no declaration needs any more and numbers the rest in the order of the text form. */
+/* Drops values that no node and no declaration needs any more and numbers the
+ * rest in the order of the text form. */
 tsr_status tsr_compact(tsr_graph *graph);
 
 #endif

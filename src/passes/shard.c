@@ -1,8 +1,11 @@
-/* Shards the parameters: whole parameters become gathered copies that live from a gather to a release, whole gradients are
- * reduced into shards. One gather for all parameters of a group that an interval uses; one reduce for all gradients of a group.
+/* Shards the parameters: whole parameters become gathered copies that live from
+ * a gather to a release, whole gradients are reduced into shards. One gather
+ * for all parameters of a group that an interval uses; one reduce for all
+ * gradients of a group.
  *
- * An interval is a run of uses of one group without a use of another group between them: a layer's forward, its backward, and,
- * for weights tied to the other end of the model, each end by itself. */
+ * An interval is a run of uses of one group without a use of another group
+ * between them: a layer's forward, its backward, and, for weights tied to the
+ * other end of the model, each end by itself. */
 #include <stdio.h>
 
 #include "passes/rewrite.h"
@@ -21,8 +24,10 @@ typedef struct sharder {
     tsr_value_id *grad;       /* (params) its whole gradient, or none */
     tsr_value_id *grad_shard; /* (params) or none */
     tsr_value_id *square_sum; /* (groups) or none */
-    int32_t *grads_ready;     /* (groups) last node that writes one of its gradients; -1 */
-    tsr_value_id *gathered;   /* (params) the copy in the current interval, or none */
+    int32_t *grads_ready;     /* (groups) last node that writes one of its
+                                 gradients; -1 */
+    tsr_value_id
+        *gathered; /* (params) the copy in the current interval, or none */
     TSR_ARRAY(interval) intervals;
     TSR_ARRAY(tsr_value_id) list;    /* scratch: operands of a node */
     TSR_ARRAY(tsr_value_id) outputs; /* scratch */
@@ -35,7 +40,8 @@ static int32_t group_of(const sharder *self, const tsr_value *value) {
 
 /* ---- reading the graph ---- */
 
-static tsr_status add_use(sharder *self, int32_t *open, int32_t group, int32_t node, int32_t *latest_group) {
+static tsr_status add_use(sharder *self, int32_t *open, int32_t group,
+                          int32_t node, int32_t *latest_group) {
     if (open[group] >= 0 && *latest_group == group) {
         self->intervals.data[open[group]].last = node;
         return TSR_OK;
@@ -56,9 +62,11 @@ static tsr_status find_intervals(sharder *self) {
     for (int32_t n = 0; n < (int32_t)self->graph->nodes.count; n++) {
         const tsr_node *node = &self->graph->nodes.data[n];
         for (int32_t i = 0; i < node->inputs.count; i++) {
-            const tsr_value *value = tsr_value_of(self->graph, tsr_inputs_of(self->graph, node)[i]);
+            const tsr_value *value =
+                tsr_value_of(self->graph, tsr_inputs_of(self->graph, node)[i]);
             if (value->role == TSR_ROLE_PARAMETER)
-                TSR_TRY_GOTO(add_use(self, open, group_of(self, value), n, &latest_group));
+                TSR_TRY_GOTO(add_use(self, open, group_of(self, value), n,
+                                     &latest_group));
         }
     }
 done:
@@ -84,21 +92,27 @@ static void find_gradients(sharder *self) {
 static tsr_status declare_shards(sharder *self) {
     for (size_t p = 0; p < self->param_count; p++) {
         tsr_param_id param = {(int32_t)p};
-        int64_t count = tsr_shard_count(&self->graph->params.data[p], self->plan->target.world);
-        TSR_TRY(tsr_declare_for(self->graph, param, "", TSR_ROLE_PARAM_SHARD, count, &self->shard[p]));
+        int64_t count = tsr_shard_count(&self->graph->params.data[p],
+                                        self->plan->target.world);
+        TSR_TRY(tsr_declare_for(self->graph, param, "", TSR_ROLE_PARAM_SHARD,
+                                count, &self->shard[p]));
         if (tsr_has_value(self->grad[p]))
-            TSR_TRY(tsr_declare_for(self->graph, param, ".grad", TSR_ROLE_GRAD_SHARD, count, &self->grad_shard[p]));
+            TSR_TRY(tsr_declare_for(self->graph, param, ".grad",
+                                    TSR_ROLE_GRAD_SHARD, count,
+                                    &self->grad_shard[p]));
     }
     for (size_t g = 0; g < self->group_count; g++) {
         char name[40];
         int64_t count = 0;
         for (size_t p = 0; p < self->param_count; p++)
-            count += self->graph->params.data[p].group == (int)g && tsr_has_value(self->grad[p]);
+            count += self->graph->params.data[p].group == (int)g &&
+                     tsr_has_value(self->grad[p]);
         if (count == 0)
             continue;
         snprintf(name, sizeof name, "group.%zu.square_sum", g);
         tsr_type type = {.dtype = TSR_F32, .dims = 1, .shape = {count}};
-        self->square_sum[g] = tsr_graph_declare(self->graph, name, TSR_ROLE_STATE, &type);
+        self->square_sum[g] =
+            tsr_graph_declare(self->graph, name, TSR_ROLE_STATE, &type);
         TSR_TRY(tsr_graph_status(self->graph));
     }
     return TSR_OK;
@@ -106,10 +120,10 @@ static tsr_status declare_shards(sharder *self) {
 
 /* ---- writing the new order ---- */
 
-#define PUSH(array, value)                                                                                             \
-    do {                                                                                                               \
-        TSR_TRY(TSR_ARRAY_RESERVE(array, 1));                                                                          \
-        TSR_ARRAY_PUSH(array, value);                                                                                  \
+#define PUSH(array, value)                                                     \
+    do {                                                                       \
+        TSR_TRY(TSR_ARRAY_RESERVE(array, 1));                                  \
+        TSR_ARRAY_PUSH(array, value);                                          \
     } while (0)
 
 static void enter(sharder *self, const tsr_node *node) {
@@ -117,16 +131,24 @@ static void enter(sharder *self, const tsr_node *node) {
     self->graph->layer = node->layer;
 }
 
-/* Puts the parameters that the interval uses into `list` as shards and `outputs` as new gathered copies. */
-static tsr_status list_gather(sharder *self, const interval *span, const tsr_node *nodes) {
+/* Puts the parameters that the interval uses into `list` as shards and
+ * `outputs` as new gathered copies. */
+static tsr_status list_gather(sharder *self, const interval *span,
+                              const tsr_node *nodes) {
     self->list.count = self->outputs.count = 0;
     for (int32_t n = span->first; n <= span->last; n++) {
         for (int32_t i = 0; i < nodes[n].inputs.count; i++) {
-            const tsr_value *value = tsr_value_of(self->graph, tsr_inputs_of(self->graph, &nodes[n])[i]);
+            const tsr_value *value = tsr_value_of(
+                self->graph, tsr_inputs_of(self->graph, &nodes[n])[i]);
             int32_t p = value->param.index;
-            if (value->role != TSR_ROLE_PARAMETER || group_of(self, value) != span->group || tsr_has_value(self->gathered[p]))
+            if (value->role != TSR_ROLE_PARAMETER ||
+                group_of(self, value) != span->group ||
+                tsr_has_value(self->gathered[p]))
                 continue;
-            tsr_value copy = {.type = value->type, .role = TSR_ROLE_GATHERED, .name = "", .param = {p}};
+            tsr_value copy = {.type = value->type,
+                              .role = TSR_ROLE_GATHERED,
+                              .name = "",
+                              .param = {p}};
             self->gathered[p] = tsr_graph_add_value(self->graph, &copy);
             TSR_TRY(tsr_graph_status(self->graph));
             PUSH(&self->list, self->shard[p]);
@@ -136,20 +158,25 @@ static tsr_status list_gather(sharder *self, const interval *span, const tsr_nod
     return TSR_OK;
 }
 
-static tsr_status add_gather(sharder *self, const interval *span, const tsr_node *nodes) {
+static tsr_status add_gather(sharder *self, const interval *span,
+                             const tsr_node *nodes) {
     tsr_node node;
     enter(self, &nodes[span->first]);
     TSR_TRY(list_gather(self, span, nodes));
-    TSR_TRY(tsr_rewrite_add(&self->rewrite,
-                            &(tsr_node_desc){.op = "gather",
-                                             .inputs = self->list.data,
-                                             .input_count = self->list.count,
-                                             .outputs = self->outputs.data,
-                                             .output_count = self->outputs.count},
-                            &node));
-    TSR_TRY(tsr_rewrite_add(
-        &self->rewrite,
-        &(tsr_node_desc){.op = "wait", .inputs = self->outputs.data, .input_count = self->outputs.count}, &node));
+    TSR_TRY(
+        tsr_rewrite_add(&self->rewrite,
+                        &(tsr_node_desc){.op = "gather",
+                                         .inputs = self->list.data,
+                                         .input_count = self->list.count,
+                                         .outputs = self->outputs.data,
+                                         .output_count = self->outputs.count},
+                        &node));
+    TSR_TRY(
+        tsr_rewrite_add(&self->rewrite,
+                        &(tsr_node_desc){.op = "wait",
+                                         .inputs = self->outputs.data,
+                                         .input_count = self->outputs.count},
+                        &node));
     for (int32_t i = 0; i < node.outputs.count; i++) {
         tsr_value_id waited = tsr_outputs_of(self->graph, &node)[i];
         self->gathered[tsr_value_of(self->graph, waited)->param.index] = waited;
@@ -157,29 +184,35 @@ static tsr_status add_gather(sharder *self, const interval *span, const tsr_node
     return TSR_OK;
 }
 
-static tsr_status add_release(sharder *self, const interval *span, const tsr_node *nodes) {
+static tsr_status add_release(sharder *self, const interval *span,
+                              const tsr_node *nodes) {
     tsr_node node;
     enter(self, &nodes[span->last]);
     self->list.count = 0;
     for (size_t p = 0; p < self->param_count; p++) {
-        if (self->graph->params.data[p].group != span->group || !tsr_has_value(self->gathered[p]))
+        if (self->graph->params.data[p].group != span->group ||
+            !tsr_has_value(self->gathered[p]))
             continue;
         PUSH(&self->list, self->gathered[p]);
         self->gathered[p] = TSR_NO_VALUE;
     }
-    return tsr_rewrite_add(
-        &self->rewrite,
-        &(tsr_node_desc){.op = "release", .inputs = self->list.data, .input_count = self->list.count}, &node);
+    return tsr_rewrite_add(&self->rewrite,
+                           &(tsr_node_desc){.op = "release",
+                                            .inputs = self->list.data,
+                                            .input_count = self->list.count},
+                           &node);
 }
 
-static tsr_status add_reduce(sharder *self, int32_t group, const tsr_node *after) {
+static tsr_status add_reduce(sharder *self, int32_t group,
+                             const tsr_node *after) {
     tsr_node node;
     tsr_attr accumulate = TSR_ATTR_INT("accumulate", 0);
     enter(self, after);
     self->list.count = 0;
     for (int shards = 0; shards < 2; shards++)
         for (size_t p = 0; p < self->param_count; p++)
-            if (self->graph->params.data[p].group == group && tsr_has_value(self->grad[p]))
+            if (self->graph->params.data[p].group == group &&
+                tsr_has_value(self->grad[p]))
                 PUSH(&self->list, shards ? self->grad_shard[p] : self->grad[p]);
     PUSH(&self->list, self->square_sum[group]);
     return tsr_rewrite_add(&self->rewrite,
@@ -200,7 +233,8 @@ static void use_gathered(sharder *self, const tsr_node *node) {
     }
 }
 
-static tsr_status write_order(sharder *self, const tsr_node *nodes, int32_t node_count) {
+static tsr_status write_order(sharder *self, const tsr_node *nodes,
+                              int32_t node_count) {
     for (int32_t n = 0; n < node_count; n++) {
         for (size_t i = 0; i < self->intervals.count; i++)
             if (self->intervals.data[i].first == n)
@@ -218,14 +252,21 @@ static tsr_status write_order(sharder *self, const tsr_node *nodes, int32_t node
 }
 
 static tsr_status alloc_tables(sharder *self) {
-    TSR_TRY(tsr_alloc(self->param_count, sizeof *self->shard, (void **)&self->shard));
-    TSR_TRY(tsr_alloc(self->param_count, sizeof *self->grad, (void **)&self->grad));
-    TSR_TRY(tsr_alloc(self->param_count, sizeof *self->grad_shard, (void **)&self->grad_shard));
-    TSR_TRY(tsr_alloc(self->param_count, sizeof *self->gathered, (void **)&self->gathered));
-    TSR_TRY(tsr_alloc(self->group_count, sizeof *self->square_sum, (void **)&self->square_sum));
-    TSR_TRY(tsr_alloc(self->group_count, sizeof *self->grads_ready, (void **)&self->grads_ready));
+    TSR_TRY(tsr_alloc(self->param_count, sizeof *self->shard,
+                      (void **)&self->shard));
+    TSR_TRY(
+        tsr_alloc(self->param_count, sizeof *self->grad, (void **)&self->grad));
+    TSR_TRY(tsr_alloc(self->param_count, sizeof *self->grad_shard,
+                      (void **)&self->grad_shard));
+    TSR_TRY(tsr_alloc(self->param_count, sizeof *self->gathered,
+                      (void **)&self->gathered));
+    TSR_TRY(tsr_alloc(self->group_count, sizeof *self->square_sum,
+                      (void **)&self->square_sum));
+    TSR_TRY(tsr_alloc(self->group_count, sizeof *self->grads_ready,
+                      (void **)&self->grads_ready));
     for (size_t p = 0; p < self->param_count; p++)
-        self->shard[p] = self->grad[p] = self->grad_shard[p] = self->gathered[p] = TSR_NO_VALUE;
+        self->shard[p] = self->grad[p] = self->grad_shard[p] =
+            self->gathered[p] = TSR_NO_VALUE;
     for (size_t g = 0; g < self->group_count; g++) {
         self->square_sum[g] = TSR_NO_VALUE;
         self->grads_ready[g] = -1;
@@ -236,8 +277,12 @@ static tsr_status alloc_tables(sharder *self) {
 static tsr_status run(tsr_plan *plan, const tsr_training *training) {
     tsr_status status = TSR_OK;
     tsr_graph *graph = plan->graph;
-    sharder self = {.plan = plan, .graph = graph, .param_count = graph->params.count, .rewrite = {.graph = graph}};
-    tsr_node *nodes = NULL; /* a copy: the graph's list is where new nodes are made */
+    sharder self = {.plan = plan,
+                    .graph = graph,
+                    .param_count = graph->params.count,
+                    .rewrite = {.graph = graph}};
+    tsr_node *nodes =
+        NULL; /* a copy: the graph's list is where new nodes are made */
     size_t node_count = graph->nodes.count;
     (void)training;
 
@@ -271,7 +316,8 @@ done:
 const tsr_pass *tsr_pass_shard(void) {
     static const tsr_pass pass = {.name = "shard",
                                   .provides = TSR_HAS_SHARDS,
-                                  .conflicts = TSR_HAS_SHARDS | TSR_HAS_SCHEDULE,
+                                  .conflicts =
+                                      TSR_HAS_SHARDS | TSR_HAS_SCHEDULE,
                                   .run = run};
     return &pass;
 }

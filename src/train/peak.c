@@ -1,4 +1,5 @@
-/* What the ranks' processors can do: a matrix product of a size that fits the caches, on every rank at once. */
+/* What the ranks' processors can do: a matrix product of a size that fits the
+ * caches, on every rank at once. */
 #include "base/os.h"
 #include "graph/graph.h"
 #include "train/trainer.h"
@@ -17,7 +18,8 @@ static tsr_status measure(void *context) {
     peak *self = context;
     double flops = 2.0 * PEAK_ROWS * PEAK_FEATURES * PEAK_FEATURES, best = 0;
     int64_t begin = tsr_os_now_ns();
-    TSR_TRY(self->kernel->run(&self->call)); /* the first call compiles and warms up */
+    TSR_TRY(self->kernel->run(
+        &self->call)); /* the first call compiles and warms up */
     do {
         int64_t start = tsr_os_now_ns();
         TSR_TRY(self->kernel->run(&self->call));
@@ -28,16 +30,22 @@ static tsr_status measure(void *context) {
     return TSR_OK;
 }
 
-static tsr_status prepare(const tsr_trainer *trainer, tsr_graph *graph, peak *self, tsr_type_array *types) {
-    tsr_type x = {.dtype = TSR_F32, .dims = 2, .shape = {PEAK_ROWS, PEAK_FEATURES}};
-    tsr_type weight = {.dtype = TSR_F32, .dims = 2, .shape = {PEAK_FEATURES, PEAK_FEATURES}};
+static tsr_status prepare(const tsr_trainer *trainer, tsr_graph *graph,
+                          peak *self, tsr_type_array *types) {
+    tsr_type x = {
+        .dtype = TSR_F32, .dims = 2, .shape = {PEAK_ROWS, PEAK_FEATURES}};
+    tsr_type weight = {
+        .dtype = TSR_F32, .dims = 2, .shape = {PEAK_FEATURES, PEAK_FEATURES}};
     tsr_linear(graph, tsr_graph_declare(graph, "x", TSR_ROLE_INPUT, &x),
-               tsr_graph_declare(graph, "weight", TSR_ROLE_INPUT, &weight), TSR_NO_VALUE, TSR_WEIGHT_IN_OUT);
+               tsr_graph_declare(graph, "weight", TSR_ROLE_INPUT, &weight),
+               TSR_NO_VALUE, TSR_WEIGHT_IN_OUT);
     TSR_TRY(tsr_graph_status(graph));
-    TSR_TRY(tsr_graph_view(graph, tsr_graph_node_at(graph, (tsr_node_id){0}), types, &self->call.view));
+    TSR_TRY(tsr_graph_view(graph, tsr_graph_node_at(graph, (tsr_node_id){0}),
+                           types, &self->call.view));
     self->kernel = tsr_kernel_table_find(trainer->options.kernels, "linear");
     self->call.device = trainer->device;
-    return self->kernel ? TSR_OK : tsr_error(TSR_NOT_FOUND, "op 'linear' has no kernel");
+    return self->kernel ? TSR_OK
+                        : tsr_error(TSR_NOT_FOUND, "op 'linear' has no kernel");
 }
 
 static tsr_status measure_here(tsr_trainer *trainer, double *out_flops_per_s) {
@@ -47,13 +55,21 @@ static tsr_status measure_here(tsr_trainer *trainer, double *out_flops_per_s) {
     void *memory = NULL;
     tsr_type_array types = {0};
     peak self = {0};
-    size_t x = PEAK_ROWS * PEAK_FEATURES, weight = PEAK_FEATURES * PEAK_FEATURES, bytes = (2 * x + weight) * sizeof(float);
-    TSR_TRY_GOTO(tsr_graph_create(tsr_graph_ops(trainer->options.plan->graph), &graph));
+    size_t x = PEAK_ROWS * PEAK_FEATURES,
+           weight = PEAK_FEATURES * PEAK_FEATURES,
+           bytes = (2 * x + weight) * sizeof(float);
+    TSR_TRY_GOTO(
+        tsr_graph_create(tsr_graph_ops(trainer->options.plan->graph), &graph));
     TSR_TRY_GOTO(prepare(trainer, graph, &self, &types));
-    size_t workspace = self.kernel->workspace ? self.kernel->workspace(&self.call.view, tsr_device_threads(trainer->device)) : 0;
+    size_t workspace =
+        self.kernel->workspace
+            ? self.kernel->workspace(&self.call.view,
+                                     tsr_device_threads(trainer->device))
+            : 0;
     bytes += workspace;
     TSR_TRY_GOTO(tsr_device_alloc(trainer->device, bytes, &memory));
-    TSR_TRY_GOTO(tsr_stream_create(trainer->device, TSR_STREAM_QUEUED, "peak", 0, &stream));
+    TSR_TRY_GOTO(tsr_stream_create(trainer->device, TSR_STREAM_QUEUED, "peak",
+                                   0, &stream));
     float *data = memory;
     for (size_t i = 0; i < x + weight; i++)
         data[i] = (float)(i % 7) - 3;
@@ -73,11 +89,14 @@ done:
     return status;
 }
 
-tsr_status tsr_trainer_measure_peak(tsr_trainer *trainer, double *out_flops_per_s) {
+tsr_status tsr_trainer_measure_peak(tsr_trainer *trainer,
+                                    double *out_flops_per_s) {
     double mine = 0, *all;
     TSR_TRY(tsr_alloc((size_t)trainer->world, sizeof *all, (void **)&all));
     tsr_status measured = measure_here(trainer, &mine);
-    tsr_status status = tsr_bootstrap_exchange(trainer->bootstrap, &mine, sizeof mine, all, trainer->options.timeout_ms);
+    tsr_status status =
+        tsr_bootstrap_exchange(trainer->bootstrap, &mine, sizeof mine, all,
+                               trainer->options.timeout_ms);
     *out_flops_per_s = 0;
     for (int r = 0; status == TSR_OK && r < trainer->world; r++)
         *out_flops_per_s += all[r];

@@ -1,7 +1,9 @@
 /* Runs steps of a training plan.
  *
- * Sample indices: step s (from 0) takes [s * G, (s + 1) * G), G = world * micro_steps * batch; micro-step k of rank r takes the
- * batch that begins at s * G + (k * world + r) * batch. So the order of samples does not depend on the world. */
+ * Sample indices: step s (from 0) takes [s * G, (s + 1) * G), G = world *
+ * micro_steps * batch; micro-step k of rank r takes the batch that begins at s
+ * * G + (k * world + r) * batch. So the order of samples does not depend on the
+ * world. */
 #include "train/trainer.h"
 
 #include <math.h>
@@ -11,7 +13,8 @@
 #include "train/agree.h"
 #include "train/initialize.h"
 
-static const char *const exp_avg = ".exp_avg", *const exp_avg_sq = ".exp_avg_sq";
+static const char *const exp_avg = ".exp_avg", *const exp_avg_sq =
+                                                   ".exp_avg_sq";
 
 int64_t tsr_trainer_global_batch(const tsr_trainer *self) {
     return self->batch * self->world * self->options.micro_steps;
@@ -20,21 +23,25 @@ int64_t tsr_trainer_global_batch(const tsr_trainer *self) {
 /* ---- finding values ---- */
 
 static float *find(const tsr_trainer *self, size_t plan, const char *name) {
-    const tsr_graph *graph = (plan == 0 ? self->options.plan : self->options.eval_plan)->graph;
+    const tsr_graph *graph =
+        (plan == 0 ? self->options.plan : self->options.eval_plan)->graph;
     tsr_value_id value = tsr_graph_find(graph, name);
     return value.index < 0 ? NULL : tsr_arena_address(self->arena, plan, value);
 }
 
-float *tsr_trainer_value(tsr_trainer *self, const char *name, int64_t *out_count) {
+float *tsr_trainer_value(tsr_trainer *self, const char *name,
+                         int64_t *out_count) {
     tsr_value_id value = tsr_graph_find(self->options.plan->graph, name);
     if (value.index < 0)
         return NULL;
     if (out_count)
-        *out_count = tsr_type_count(&tsr_graph_value(self->options.plan->graph, value)->type);
+        *out_count = tsr_type_count(
+            &tsr_graph_value(self->options.plan->graph, value)->type);
     return tsr_arena_address(self->arena, 0, value);
 }
 
-static float *find_with_suffix(const tsr_trainer *self, const char *name, const char *suffix) {
+static float *find_with_suffix(const tsr_trainer *self, const char *name,
+                               const char *suffix) {
     char full[256];
     size_t length = strlen(name), rest = strlen(suffix);
     if (length + rest >= sizeof full)
@@ -44,23 +51,29 @@ static float *find_with_suffix(const tsr_trainer *self, const char *name, const 
     return find(self, 0, full);
 }
 
-static tsr_status find_feed(const tsr_trainer *self, size_t plan, const tsr_samples *samples, tsr_feed *feed) {
-    *feed = (tsr_feed){.samples = samples,
-                       .batch = self->batch,
-                       .seq = self->seq,
-                       .tokens = (int32_t *)(void *)find(self, plan, "tokens"),
-                       .targets = (int32_t *)(void *)find(self, plan, "targets")};
+static tsr_status find_feed(const tsr_trainer *self, size_t plan,
+                            const tsr_samples *samples, tsr_feed *feed) {
+    *feed =
+        (tsr_feed){.samples = samples,
+                   .batch = self->batch,
+                   .seq = self->seq,
+                   .tokens = (int32_t *)(void *)find(self, plan, "tokens"),
+                   .targets = (int32_t *)(void *)find(self, plan, "targets")};
     if (!feed->tokens || !feed->targets)
-        return tsr_error(TSR_INVALID_ARGUMENT, "the plan has no inputs 'tokens' and 'targets'");
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "the plan has no inputs 'tokens' and 'targets'");
     return TSR_OK;
 }
 
 static tsr_status find_shapes(tsr_trainer *self) {
     const tsr_graph *graph = self->options.plan->graph;
     tsr_value_id tokens = tsr_graph_find(graph, "tokens");
-    const tsr_type *type = tokens.index < 0 ? NULL : &tsr_graph_value(graph, tokens)->type;
+    const tsr_type *type =
+        tokens.index < 0 ? NULL : &tsr_graph_value(graph, tokens)->type;
     if (!type || type->dims != 2)
-        return tsr_error(TSR_INVALID_ARGUMENT, "the plan has no input 'tokens' of shape [batch, seq]");
+        return tsr_error(
+            TSR_INVALID_ARGUMENT,
+            "the plan has no input 'tokens' of shape [batch, seq]");
     self->batch = type->shape[0];
     self->seq = type->shape[1];
     return TSR_OK;
@@ -73,12 +86,15 @@ static tsr_status find_values(tsr_trainer *self) {
     self->loss = find(self, 0, "loss");
     self->grad_norm = find(self, 0, "grad_norm");
     if (!self->schedule || !self->loss || !self->grad_norm)
-        return tsr_error(TSR_INVALID_ARGUMENT, "the plan is no training plan: 'schedule', 'loss' or 'grad_norm' is missing");
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "the plan is no training plan: 'schedule', 'loss' or "
+                         "'grad_norm' is missing");
     if (!self->options.eval_plan)
         return TSR_OK;
     self->eval_loss = find(self, 1, "loss");
     if (!self->eval_loss)
-        return tsr_error(TSR_INVALID_ARGUMENT, "the evaluation plan has no state 'loss'");
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "the evaluation plan has no state 'loss'");
     return find_feed(self, 1, &self->options.eval_samples, &self->eval_feed);
 }
 
@@ -89,15 +105,19 @@ static tsr_status list_tensors(tsr_trainer *self) {
     size_t count = (size_t)tsr_graph_param_count(graph);
     TSR_TRY(TSR_ARRAY_RESERVE(&self->tensors, count));
     for (size_t p = 0; p < count; p++) {
-        const tsr_param *param = tsr_graph_param_at(graph, (tsr_param_id){(int32_t)p});
-        tsr_checkpoint_tensor tensor = {.name = param->name,
-                                        .type = param->type,
-                                        .shard_count = (size_t)tsr_shard_count(param, self->world),
-                                        .weights = find(self, 0, param->name),
-                                        .exp_avg = find_with_suffix(self, param->name, exp_avg),
-                                        .exp_avg_sq = find_with_suffix(self, param->name, exp_avg_sq)};
+        const tsr_param *param =
+            tsr_graph_param_at(graph, (tsr_param_id){(int32_t)p});
+        tsr_checkpoint_tensor tensor = {
+            .name = param->name,
+            .type = param->type,
+            .shard_count = (size_t)tsr_shard_count(param, self->world),
+            .weights = find(self, 0, param->name),
+            .exp_avg = find_with_suffix(self, param->name, exp_avg),
+            .exp_avg_sq = find_with_suffix(self, param->name, exp_avg_sq)};
         if (!tensor.weights || !tensor.exp_avg || !tensor.exp_avg_sq)
-            return tsr_error(TSR_INVALID_ARGUMENT, "the plan lacks the shard or the moments of '%s'", param->name);
+            return tsr_error(TSR_INVALID_ARGUMENT,
+                             "the plan lacks the shard or the moments of '%s'",
+                             param->name);
         TSR_ARRAY_PUSH(&self->tensors, tensor);
     }
     return TSR_OK;
@@ -106,8 +126,10 @@ static tsr_status list_tensors(tsr_trainer *self) {
 /* One outcome for all ranks; what each wrote before is seen by all after. */
 static tsr_status agree(tsr_trainer *self, tsr_status mine) {
     char *messages = NULL;
-    tsr_status room = tsr_alloc((size_t)self->world, TSR_AGREE_BYTES, (void **)&messages);
-    tsr_status status = tsr_agree(self->bootstrap, mine != TSR_OK ? mine : room, messages);
+    tsr_status room =
+        tsr_alloc((size_t)self->world, TSR_AGREE_BYTES, (void **)&messages);
+    tsr_status status =
+        tsr_agree(self->bootstrap, mine != TSR_OK ? mine : room, messages);
     tsr_free(messages);
     return status;
 }
@@ -117,7 +139,8 @@ static tsr_status initialize(tsr_trainer *self) {
     for (size_t p = 0; p < self->tensors.count; p++) {
         const tsr_checkpoint_tensor *tensor = &self->tensors.data[p];
         int64_t count = (int64_t)tensor->shard_count;
-        tsr_initialize(tsr_graph_param_at(graph, (tsr_param_id){(int32_t)p}), self->options.seed, self->rank * count, count,
+        tsr_initialize(tsr_graph_param_at(graph, (tsr_param_id){(int32_t)p}),
+                       self->options.seed, self->rank * count, count,
                        tensor->weights);
     }
     return agree(self, TSR_OK);
@@ -130,26 +153,34 @@ static tsr_status create_runtime(tsr_trainer *self) {
     const tsr_plan *plans[2] = {options->plan, options->eval_plan};
     tsr_comm_options comm_options = {.timeout_ms = options->timeout_ms};
     tsr_executor_options executor = {.kernels = options->kernels};
-    TSR_TRY(tsr_plan_agree(options->plan, self->bootstrap, options->timeout_ms));
+    TSR_TRY(
+        tsr_plan_agree(options->plan, self->bootstrap, options->timeout_ms));
     TSR_TRY(tsr_device_create_cpu(&options->cpu, &self->device));
-    TSR_TRY(tsr_comm_create_host(self->bootstrap, &comm_options, &self->reduce_comm));
+    TSR_TRY(tsr_comm_create_host(self->bootstrap, &comm_options,
+                                 &self->reduce_comm));
     TSR_TRY(tsr_comm_split(self->reduce_comm, &self->gather_comm));
-    TSR_TRY(tsr_arena_create(self->device, self->reduce_comm, plans, options->eval_plan ? 2 : 1, &self->arena));
+    TSR_TRY(tsr_arena_create(self->device, self->reduce_comm, plans,
+                             options->eval_plan ? 2 : 1, &self->arena));
     executor.arena = self->arena;
     executor.device = self->device;
     executor.gather_comm = self->gather_comm;
     executor.reduce_comm = self->reduce_comm;
     TSR_TRY(tsr_executor_create(&executor, &self->executor));
     executor.plan = 1;
-    return options->eval_plan ? tsr_executor_create(&executor, &self->evaluator) : TSR_OK;
+    return options->eval_plan ? tsr_executor_create(&executor, &self->evaluator)
+                              : TSR_OK;
 }
 
-tsr_status tsr_trainer_create(const tsr_trainer_options *options, tsr_bootstrap *bootstrap, tsr_trainer **out_trainer) {
+tsr_status tsr_trainer_create(const tsr_trainer_options *options,
+                              tsr_bootstrap *bootstrap,
+                              tsr_trainer **out_trainer) {
     tsr_status status = TSR_OK;
     tsr_trainer *self = NULL;
     *out_trainer = NULL;
     if (options->micro_steps < 1)
-        return tsr_error(TSR_INVALID_ARGUMENT, "%d micro-steps a step: at least 1 is needed", options->micro_steps);
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "%d micro-steps a step: at least 1 is needed",
+                         options->micro_steps);
     TSR_TRY_GOTO(tsr_alloc(1, sizeof *self, (void **)&self));
     self->options = *options;
     if (self->options.timeout_ms == 0)
@@ -157,7 +188,8 @@ tsr_status tsr_trainer_create(const tsr_trainer_options *options, tsr_bootstrap 
     self->bootstrap = bootstrap;
     self->rank = tsr_bootstrap_rank(bootstrap);
     self->world = tsr_bootstrap_world(bootstrap);
-    TSR_TRY_GOTO(tsr_alloc((size_t)options->micro_steps, sizeof *self->feeds, (void **)&self->feeds));
+    TSR_TRY_GOTO(tsr_alloc((size_t)options->micro_steps, sizeof *self->feeds,
+                           (void **)&self->feeds));
     TSR_TRY_GOTO(find_shapes(self));
     TSR_TRY_GOTO(create_runtime(self));
     TSR_TRY_GOTO(find_values(self));
@@ -185,14 +217,17 @@ void tsr_trainer_release(tsr_trainer *self) {
 }
 
 int64_t tsr_trainer_steps(const tsr_trainer *self) { return self->step; }
-size_t tsr_trainer_arena_bytes(const tsr_trainer *self) { return tsr_arena_bytes(self->arena); }
+size_t tsr_trainer_arena_bytes(const tsr_trainer *self) {
+    return tsr_arena_bytes(self->arena);
+}
 
 /* ---- steps ---- */
 
 static tsr_status fill(void *context) {
     const tsr_feed *feed = context;
     for (int64_t b = 0; b < feed->batch; b++)
-        feed->samples->read(feed->samples->context, feed->first + b, feed->tokens + b * feed->seq,
+        feed->samples->read(feed->samples->context, feed->first + b,
+                            feed->tokens + b * feed->seq,
                             feed->targets + b * feed->seq);
     return TSR_OK;
 }
@@ -201,9 +236,11 @@ static tsr_status enqueue_step(tsr_trainer *self) {
     int64_t first = self->step * tsr_trainer_global_batch(self);
     for (int k = 0; k < self->options.micro_steps; k++) {
         tsr_feed *feed = &self->feeds[k];
-        feed->first = first + ((int64_t)k * self->world + self->rank) * self->batch;
+        feed->first =
+            first + ((int64_t)k * self->world + self->rank) * self->batch;
         TSR_TRY(tsr_executor_enqueue(self->executor, fill, feed));
-        TSR_TRY(tsr_executor_walk(self->executor, k == 0 ? TSR_MICRO_FIRST : TSR_MICRO_NEXT));
+        TSR_TRY(tsr_executor_walk(self->executor,
+                                  k == 0 ? TSR_MICRO_FIRST : TSR_MICRO_NEXT));
     }
     return tsr_executor_walk(self->executor, TSR_UPDATE);
 }
@@ -217,24 +254,31 @@ tsr_status tsr_trainer_step(tsr_trainer *self, tsr_step_metrics *out_metrics) {
     tsr_status status = tsr_executor_synchronize(self->executor);
     TSR_TRY(status != TSR_OK ? status : enqueued);
     if (!isfinite(*self->loss) || !isfinite(*self->grad_norm))
-        return tsr_error(TSR_INVALID_DATA, "step %lld: loss %g, gradient norm %g; not finite, so the weights were left as they "
-                                           "were: lower --lr or resume from an earlier checkpoint",
-                         (long long)self->step + 1, (double)*self->loss, (double)*self->grad_norm);
+        return tsr_error(
+            TSR_INVALID_DATA,
+            "step %lld: loss %g, gradient norm %g; not finite, so the weights "
+            "were left as they "
+            "were: lower --lr or resume from an earlier checkpoint",
+            (long long)self->step + 1, (double)*self->loss,
+            (double)*self->grad_norm);
     self->step++;
-    *out_metrics = (tsr_step_metrics){.step = self->step,
-                                      .loss = *self->loss,
-                                      .lr = rate,
-                                      .grad_norm = *self->grad_norm,
-                                      .tokens = tsr_trainer_global_batch(self) * self->seq,
-                                      .seconds = (double)(tsr_os_now_ns() - begin) * 1e-9};
+    *out_metrics =
+        (tsr_step_metrics){.step = self->step,
+                           .loss = *self->loss,
+                           .lr = rate,
+                           .grad_norm = *self->grad_norm,
+                           .tokens = tsr_trainer_global_batch(self) * self->seq,
+                           .seconds = (double)(tsr_os_now_ns() - begin) * 1e-9};
     return TSR_OK;
 }
 
 /* Sum of a number over all ranks, in rank order. */
-static tsr_status sum_over_ranks(tsr_trainer *self, double mine, double *out_sum) {
+static tsr_status sum_over_ranks(tsr_trainer *self, double mine,
+                                 double *out_sum) {
     double *all;
     TSR_TRY(tsr_alloc((size_t)self->world, sizeof *all, (void **)&all));
-    tsr_status status = tsr_bootstrap_exchange(self->bootstrap, &mine, sizeof mine, all, self->options.timeout_ms);
+    tsr_status status = tsr_bootstrap_exchange(
+        self->bootstrap, &mine, sizeof mine, all, self->options.timeout_ms);
     *out_sum = 0;
     for (int r = 0; status == TSR_OK && r < self->world; r++)
         *out_sum += all[r];
@@ -242,12 +286,16 @@ static tsr_status sum_over_ranks(tsr_trainer *self, double mine, double *out_sum
     return status;
 }
 
-tsr_status tsr_trainer_evaluate(tsr_trainer *self, int64_t batches, double *out_loss) {
+tsr_status tsr_trainer_evaluate(tsr_trainer *self, int64_t batches,
+                                double *out_loss) {
     double sum = 0;
     if (!self->evaluator)
-        return tsr_error(TSR_FAILED_PRECONDITION, "the trainer was made without an evaluation plan");
+        return tsr_error(TSR_FAILED_PRECONDITION,
+                         "the trainer was made without an evaluation plan");
     if (batches < 1)
-        return tsr_error(TSR_INVALID_ARGUMENT, "%lld batches: at least 1 is needed", (long long)batches);
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "%lld batches: at least 1 is needed",
+                         (long long)batches);
     for (int64_t i = 0; i < batches; i++) {
         self->eval_feed.first = (i * self->world + self->rank) * self->batch;
         TSR_TRY(tsr_executor_enqueue(self->evaluator, fill, &self->eval_feed));
@@ -262,15 +310,18 @@ tsr_status tsr_trainer_evaluate(tsr_trainer *self, int64_t batches, double *out_
 
 /* ---- checkpoints ---- */
 
-tsr_status tsr_trainer_save(tsr_trainer *self, const char *dir, const tsr_gpt_config *model) {
+tsr_status tsr_trainer_save(tsr_trainer *self, const char *dir,
+                            const tsr_gpt_config *model) {
     tsr_checkpoint_info info = {.step = self->step,
-                                .samples = self->step * tsr_trainer_global_batch(self),
+                                .samples =
+                                    self->step * tsr_trainer_global_batch(self),
                                 .seed = self->options.seed,
                                 .world = self->world,
                                 .batch = self->batch,
                                 .accumulate = self->options.micro_steps,
                                 .seq = self->seq};
-    return tsr_checkpoint_save(dir, &info, model, self->tensors.data, self->tensors.count, self->bootstrap);
+    return tsr_checkpoint_save(dir, &info, model, self->tensors.data,
+                               self->tensors.count, self->bootstrap);
 }
 
 static tsr_status load(tsr_trainer *self, const char *path) {
@@ -280,20 +331,27 @@ static tsr_status load(tsr_trainer *self, const char *path) {
     int64_t global = tsr_trainer_global_batch(self);
     TSR_TRY_GOTO(tsr_checkpoint_find(path, &folder));
     TSR_TRY_GOTO(tsr_checkpoint_read_info(folder, &info));
-    if (info.seed != self->options.seed || info.seq != self->seq || info.world * info.batch * info.accumulate != global) {
-        status = tsr_error(TSR_INVALID_ARGUMENT,
-                           "%s was written with --seed %llu --seq %lld and %lld sequences a step, this run has --seed %llu "
-                           "--seq %lld and %lld: the order of samples would change",
-                           folder, (unsigned long long)info.seed, (long long)info.seq,
-                           (long long)(info.world * info.batch * info.accumulate), (unsigned long long)self->options.seed,
-                           (long long)self->seq, (long long)global);
+    if (info.seed != self->options.seed || info.seq != self->seq ||
+        info.world * info.batch * info.accumulate != global) {
+        status = tsr_error(
+            TSR_INVALID_ARGUMENT,
+            "%s was written with --seed %llu --seq %lld and %lld sequences a "
+            "step, this run has --seed %llu "
+            "--seq %lld and %lld: the order of samples would change",
+            folder, (unsigned long long)info.seed, (long long)info.seq,
+            (long long)(info.world * info.batch * info.accumulate),
+            (unsigned long long)self->options.seed, (long long)self->seq,
+            (long long)global);
         goto done;
     }
-    TSR_TRY_GOTO(tsr_checkpoint_load(folder, self->tensors.data, self->tensors.count, self->rank, true));
+    TSR_TRY_GOTO(tsr_checkpoint_load(folder, self->tensors.data,
+                                     self->tensors.count, self->rank, true));
     self->step = info.step;
 done:
     tsr_free(folder);
     return status;
 }
 
-tsr_status tsr_trainer_load(tsr_trainer *self, const char *path) { return agree(self, load(self, path)); }
+tsr_status tsr_trainer_load(tsr_trainer *self, const char *path) {
+    return agree(self, load(self, path));
+}

@@ -19,7 +19,8 @@ struct tsr_trainer {
     tsr_bootstrap *bootstrap; /* borrowed */
     int rank, world;
     tsr_device *device;
-    tsr_comm *reduce_comm, *gather_comm; /* gather_comm is split from reduce_comm */
+    tsr_comm *reduce_comm,
+        *gather_comm; /* gather_comm is split from reduce_comm */
     tsr_arena *arena;
     tsr_executor *executor, *evaluator; /* evaluator: NULL without eval_plan */
     int64_t batch, seq;                 /* of one rank and micro-step */
@@ -27,9 +28,10 @@ struct tsr_trainer {
     tsr_feed eval_feed;
     float *schedule, *loss, *grad_norm, *eval_loss; /* in the arena */
     int64_t step;                                   /* updates done */
-    TSR_ARRAY(tsr_checkpoint_tensor) tensors;       /* (params) this rank's shards */
+    TSR_ARRAY(tsr_checkpoint_tensor) tensors; /* (params) this rank's shards */
 };
 
-int64_t tsr_trainer_global_batch(const tsr_trainer *trainer); /* samples a step */
+int64_t
+tsr_trainer_global_batch(const tsr_trainer *trainer); /* samples a step */
 
 #endif

@@ -2,16 +2,24 @@
 
 #include "base/status.h"
 
-tsr_status tsr_core_gather(const tsr_core *core, const tsr_gather *gathers, size_t count) {
-    return tsr_comm_gather(core->gather_comm, gathers, count, core->gather_stream);
+tsr_status tsr_core_gather(const tsr_core *core, const tsr_gather *gathers,
+                           size_t count) {
+    return tsr_comm_gather(core->gather_comm, gathers, count,
+                           core->gather_stream);
 }
 
-tsr_status tsr_core_reduce(const tsr_core *core, const tsr_reduce *reduces, size_t count) {
-    return tsr_comm_reduce_scatter(core->reduce_comm, reduces, count, core->reduce_stream);
+tsr_status tsr_core_reduce(const tsr_core *core, const tsr_reduce *reduces,
+                           size_t count) {
+    return tsr_comm_reduce_scatter(core->reduce_comm, reduces, count,
+                                   core->reduce_stream);
 }
 
-tsr_status tsr_core_all_reduce(const tsr_core *core, float *buffer, size_t count) {
-    return tsr_comm_all_reduce(core->reduce_comm, buffer, count, TSR_F32, core->reduce_stream);
+tsr_status tsr_core_all_reduce(const tsr_core *core, float *buffer,
+                               size_t count) {
+    return tsr_comm_all_reduce(core->reduce_comm, buffer, count, TSR_F32,
+                               core->reduce_stream);
 }
 
-tsr_status tsr_core_fence(const tsr_core *core) { return tsr_comm_barrier(core->reduce_comm, core->reduce_stream); }
+tsr_status tsr_core_fence(const tsr_core *core) {
+    return tsr_comm_barrier(core->reduce_comm, core->reduce_stream);
+}

@@ -1,11 +1,15 @@
-/* Walks a plan. Every call is prepared once, when the executor is made; walking only enqueues.
+/* Walks a plan. Every call is prepared once, when the executor is made; walking
+ * only enqueues.
  *
  * Invariants
- *   1. A node that others wait for records its event each time it is enqueued, before any of them is enqueued.
- *   2. Sections are joined on the compute stream: it waits for the others at a section's end, they for it at its start.
+ *   1. A node that others wait for records its event each time it is enqueued,
+ * before any of them is enqueued.
+ *   2. Sections are joined on the compute stream: it waits for the others at a
+ * section's end, they for it at its start.
  *   3. Addresses never change: the arena outlives the executor.
- * A class of streams on which no node does any work and waits for nothing (gathers that alias the weights) is left out, and so
- * are the waits for its nodes. */
+ * A class of streams on which no node does any work and waits for nothing
+ * (gathers that alias the weights) is left out, and so are the waits for its
+ * nodes. */
 #include <stdio.h>
 
 #include "base/array.h"
@@ -13,7 +17,14 @@
 #include "zero/arena.h"
 #include "zero/core.h"
 
-typedef enum step_kind { STEP_NONE, STEP_KERNEL, STEP_GATHER, STEP_REDUCE, STEP_ALL_REDUCE, STEP_FENCE } step_kind;
+typedef enum step_kind {
+    STEP_NONE,
+    STEP_KERNEL,
+    STEP_GATHER,
+    STEP_REDUCE,
+    STEP_ALL_REDUCE,
+    STEP_FENCE
+} step_kind;
 
 /* One node, ready to be enqueued. */
 typedef struct step {
@@ -30,7 +41,7 @@ typedef struct step {
     } calls;
     const tsr_kernel *kernel;
     tsr_kernel_call call;
-    void *state;  /* of the kernel */
+    void *state;      /* of the kernel */
     void **addresses; /* (inputs + outputs) */
     tsr_type_array types;
     const char *layer, *op; /* for messages; the plan's */
@@ -41,9 +52,10 @@ struct tsr_executor {
     const tsr_plan *plan;
     tsr_core core;
     tsr_stream *streams[TSR_STREAM_CLASSES]; /* owned; NULL: left out */
-    tsr_event *joins[TSR_STREAM_CLASSES];    /* owned: end of a section on each stream */
-    tsr_event *begin;                        /* owned: start of a section on compute */
-    step *steps;                             /* (nodes) */
+    tsr_event
+        *joins[TSR_STREAM_CLASSES]; /* owned: end of a section on each stream */
+    tsr_event *begin;               /* owned: start of a section on compute */
+    step *steps;                    /* (nodes) */
     size_t step_count;
 };
 
@@ -52,7 +64,8 @@ struct tsr_executor {
 static bool does_nothing(const tsr_executor *self, const tsr_node *node) {
     const tsr_graph *graph = self->plan->graph;
     return (tsr_graph_op(graph, node)->flags & TSR_OP_ORDERING) ||
-           (self->plan->target.gather_alias && tsr_node_is(graph, node, "gather"));
+           (self->plan->target.gather_alias &&
+            tsr_node_is(graph, node, "gather"));
 }
 
 static tsr_status create_streams(tsr_executor *self) {
@@ -63,15 +76,19 @@ static tsr_status create_streams(tsr_executor *self) {
         const tsr_node *node = &graph->nodes.data[n];
         nodes[node->stream]++;
         waits += (size_t)node->after.count;
-        needed[node->stream] = needed[node->stream] || !does_nothing(self, node) || node->after.count > 0;
+        needed[node->stream] = needed[node->stream] ||
+                               !does_nothing(self, node) ||
+                               node->after.count > 0;
     }
     for (int s = 0; s < TSR_STREAM_CLASSES; s++) {
         if (!needed[s])
             continue;
-        /* A node enqueues itself, its waits and its record; a few more for joins. Two walks fit, so that the host never waits
-         * for room while one is on the way. */
+        /* A node enqueues itself, its waits and its record; a few more for
+         * joins. Two walks fit, so that the host never waits for room while one
+         * is on the way. */
         size_t capacity = 2 * (2 * nodes[s] + waits + 16);
-        TSR_TRY(tsr_stream_create(self->options.device, TSR_STREAM_QUEUED, tsr_stream_class_name((tsr_stream_class)s),
+        TSR_TRY(tsr_stream_create(self->options.device, TSR_STREAM_QUEUED,
+                                  tsr_stream_class_name((tsr_stream_class)s),
                                   capacity, &self->streams[s]));
         TSR_TRY(tsr_event_create(self->options.device, &self->joins[s]));
     }
@@ -82,80 +99,99 @@ static void *address(const tsr_executor *self, tsr_value_id value) {
     return tsr_arena_address(self->options.arena, self->options.plan, value);
 }
 
-static tsr_status prepare_kernel(tsr_executor *self, step *at, const tsr_node *node) {
+static tsr_status prepare_kernel(tsr_executor *self, step *at,
+                                 const tsr_node *node) {
     const tsr_graph *graph = self->plan->graph;
-    size_t inputs = (size_t)node->inputs.count, outputs = (size_t)node->outputs.count;
+    size_t inputs = (size_t)node->inputs.count,
+           outputs = (size_t)node->outputs.count;
     at->kernel = tsr_kernel_table_find(self->options.kernels, at->op);
     if (!at->kernel)
-        return tsr_error(TSR_NOT_FOUND, "op '%s' (layer '%s') has no kernel", at->op, at->layer);
+        return tsr_error(TSR_NOT_FOUND, "op '%s' (layer '%s') has no kernel",
+                         at->op, at->layer);
     TSR_TRY(tsr_graph_view(graph, node, &at->types, &at->call.view));
-    TSR_TRY(tsr_alloc(inputs + outputs + 1, sizeof *at->addresses, (void **)&at->addresses));
+    TSR_TRY(tsr_alloc(inputs + outputs + 1, sizeof *at->addresses,
+                      (void **)&at->addresses));
     for (size_t i = 0; i < inputs; i++)
         at->addresses[i] = address(self, tsr_graph_inputs(graph, node)[i]);
     for (size_t i = 0; i < outputs; i++)
-        at->addresses[inputs + i] = address(self, tsr_graph_outputs(graph, node)[i]);
+        at->addresses[inputs + i] =
+            address(self, tsr_graph_outputs(graph, node)[i]);
     if (at->kernel->prepare)
         TSR_TRY(at->kernel->prepare(&at->call.view, &at->state));
-    char *transient = tsr_arena_space(self->options.arena, self->options.plan, TSR_SPACE_TRANSIENT, NULL);
+    char *transient = tsr_arena_space(self->options.arena, self->options.plan,
+                                      TSR_SPACE_TRANSIENT, NULL);
     at->call.state = at->state;
     at->call.in = (const void *const *)at->addresses;
     at->call.out = at->addresses + inputs;
-    at->call.workspace = node->workspace_bytes ? transient + node->workspace_offset : NULL;
+    at->call.workspace =
+        node->workspace_bytes ? transient + node->workspace_offset : NULL;
     at->call.device = self->options.device;
     at->kind = STEP_KERNEL;
     return TSR_OK;
 }
 
-static tsr_status prepare_gather(tsr_executor *self, step *at, const tsr_node *node) {
+static tsr_status prepare_gather(tsr_executor *self, step *at,
+                                 const tsr_node *node) {
     const tsr_graph *graph = self->plan->graph;
     at->call_count = (size_t)node->inputs.count;
-    TSR_TRY(tsr_alloc(at->call_count, sizeof *at->calls.gathers, (void **)&at->calls.gathers));
+    TSR_TRY(tsr_alloc(at->call_count, sizeof *at->calls.gathers,
+                      (void **)&at->calls.gathers));
     for (size_t i = 0; i < at->call_count; i++) {
         tsr_value_id shard = tsr_graph_inputs(graph, node)[i];
         const tsr_type *type = &tsr_graph_value(graph, shard)->type;
-        at->calls.gathers[i] = (tsr_gather){.shard = address(self, shard),
-                                            .full = address(self, tsr_graph_outputs(graph, node)[i]),
-                                            .count = (size_t)tsr_type_count(type),
-                                            .dtype = type->dtype};
+        at->calls.gathers[i] = (tsr_gather){
+            .shard = address(self, shard),
+            .full = address(self, tsr_graph_outputs(graph, node)[i]),
+            .count = (size_t)tsr_type_count(type),
+            .dtype = type->dtype};
     }
     at->kind = STEP_GATHER;
     return TSR_OK;
 }
 
-static tsr_status prepare_reduce(tsr_executor *self, step *at, const tsr_node *node) {
+static tsr_status prepare_reduce(tsr_executor *self, step *at,
+                                 const tsr_node *node) {
     const tsr_graph *graph = self->plan->graph;
-    tsr_op_view view = {.attrs = tsr_graph_attrs(graph, node), .attr_count = (size_t)node->attrs.count};
+    tsr_op_view view = {.attrs = tsr_graph_attrs(graph, node),
+                        .attr_count = (size_t)node->attrs.count};
     const tsr_value_id *inputs = tsr_graph_inputs(graph, node);
     at->call_count = (size_t)node->inputs.count / 2;
-    TSR_TRY(tsr_alloc(at->call_count, sizeof *at->calls.reduces, (void **)&at->calls.reduces));
+    TSR_TRY(tsr_alloc(at->call_count, sizeof *at->calls.reduces,
+                      (void **)&at->calls.reduces));
     float *square_sum = address(self, inputs[2 * at->call_count]);
     for (size_t i = 0; i < at->call_count; i++) {
         const tsr_type *full = &tsr_graph_value(graph, inputs[i])->type;
-        const tsr_type *shard = &tsr_graph_value(graph, inputs[at->call_count + i])->type;
-        at->calls.reduces[i] = (tsr_reduce){.full = address(self, inputs[i]),
-                                            .shard = address(self, inputs[at->call_count + i]),
-                                            .count = (size_t)tsr_type_count(shard),
-                                            .valid = (size_t)tsr_type_count(full),
-                                            .wire_dtype = full->dtype,
-                                            .out_dtype = shard->dtype,
-                                            .scale = 1,
-                                            .accumulate = (int)tsr_view_int(&view, "accumulate", 0),
-                                            .square_sum = square_sum + i};
+        const tsr_type *shard =
+            &tsr_graph_value(graph, inputs[at->call_count + i])->type;
+        at->calls.reduces[i] = (tsr_reduce){
+            .full = address(self, inputs[i]),
+            .shard = address(self, inputs[at->call_count + i]),
+            .count = (size_t)tsr_type_count(shard),
+            .valid = (size_t)tsr_type_count(full),
+            .wire_dtype = full->dtype,
+            .out_dtype = shard->dtype,
+            .scale = 1,
+            .accumulate = (int)tsr_view_int(&view, "accumulate", 0),
+            .square_sum = square_sum + i};
     }
     at->kind = STEP_REDUCE;
     return TSR_OK;
 }
 
-static tsr_status prepare_all_reduce(tsr_executor *self, step *at, const tsr_node *node) {
+static tsr_status prepare_all_reduce(tsr_executor *self, step *at,
+                                     const tsr_node *node) {
     at->call_count = (size_t)node->inputs.count;
-    TSR_TRY(tsr_alloc(at->call_count, sizeof *at->calls.buffers, (void **)&at->calls.buffers));
+    TSR_TRY(tsr_alloc(at->call_count, sizeof *at->calls.buffers,
+                      (void **)&at->calls.buffers));
     for (size_t i = 0; i < at->call_count; i++)
-        at->calls.buffers[i] = address(self, tsr_graph_inputs(self->plan->graph, node)[i]);
+        at->calls.buffers[i] =
+            address(self, tsr_graph_inputs(self->plan->graph, node)[i]);
     at->kind = STEP_ALL_REDUCE;
     return TSR_OK;
 }
 
-static tsr_status prepare_call(tsr_executor *self, step *at, const tsr_node *node) {
+static tsr_status prepare_call(tsr_executor *self, step *at,
+                               const tsr_node *node) {
     const tsr_graph *graph = self->plan->graph;
     bool alone = self->plan->target.world == 1 && !self->options.reduce_comm;
     if (does_nothing(self, node))
@@ -163,7 +199,9 @@ static tsr_status prepare_call(tsr_executor *self, step *at, const tsr_node *nod
     if (!(tsr_graph_op(graph, node)->flags & TSR_OP_COLLECTIVE))
         return prepare_kernel(self, at, node);
     if (alone)
-        return tsr_error(TSR_INVALID_ARGUMENT, "op '%s' needs a communicator, also for one rank", at->op);
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "op '%s' needs a communicator, also for one rank",
+                         at->op);
     if (tsr_node_is(graph, node, "gather"))
         return prepare_gather(self, at, node);
     if (tsr_node_is(graph, node, "reduce"))
@@ -174,10 +212,13 @@ static tsr_status prepare_call(tsr_executor *self, step *at, const tsr_node *nod
     return TSR_OK;
 }
 
-static tsr_status prepare_waits(tsr_executor *self, step *at, const tsr_node *node) {
-    TSR_TRY(tsr_alloc((size_t)node->after.count, sizeof *at->waits, (void **)&at->waits));
+static tsr_status prepare_waits(tsr_executor *self, step *at,
+                                const tsr_node *node) {
+    TSR_TRY(tsr_alloc((size_t)node->after.count, sizeof *at->waits,
+                      (void **)&at->waits));
     for (int32_t i = 0; i < node->after.count; i++) {
-        step *before = &self->steps[tsr_graph_after(self->plan->graph, node)[i].index];
+        step *before =
+            &self->steps[tsr_graph_after(self->plan->graph, node)[i].index];
         if (!before->stream || before->stream == at->stream)
             continue;
         if (!before->done)
@@ -194,7 +235,8 @@ static tsr_status prepare(tsr_executor *self) {
                             .reduce_stream = self->streams[TSR_ON_REDUCE],
                             .gather_comm = self->options.gather_comm,
                             .reduce_comm = self->options.reduce_comm};
-    TSR_TRY(tsr_alloc(graph->nodes.count, sizeof *self->steps, (void **)&self->steps));
+    TSR_TRY(tsr_alloc(graph->nodes.count, sizeof *self->steps,
+                      (void **)&self->steps));
     for (; self->step_count < graph->nodes.count; self->step_count++) {
         const tsr_node *node = &graph->nodes.data[self->step_count];
         step *at = &self->steps[self->step_count];
@@ -212,7 +254,8 @@ static tsr_status prepare(tsr_executor *self) {
     return TSR_OK;
 }
 
-tsr_status tsr_executor_create(const tsr_executor_options *options, tsr_executor **out_executor) {
+tsr_status tsr_executor_create(const tsr_executor_options *options,
+                               tsr_executor **out_executor) {
     tsr_status status = TSR_OK;
     tsr_executor *self = NULL;
     *out_executor = NULL;
@@ -256,7 +299,9 @@ void tsr_executor_release(tsr_executor *self) {
 static tsr_status run_kernel(void *context) {
     step *at = context;
     tsr_status status = at->kernel->run(&at->call);
-    return status == TSR_OK ? TSR_OK : tsr_error_at(status, "op '%s' (layer '%s')", at->op, at->layer);
+    return status == TSR_OK ? TSR_OK
+                            : tsr_error_at(status, "op '%s' (layer '%s')",
+                                           at->op, at->layer);
 }
 
 static tsr_status enqueue_call(tsr_executor *self, step *at) {
@@ -315,7 +360,8 @@ tsr_status tsr_executor_walk(tsr_executor *self, tsr_section section) {
     return end_section(self);
 }
 
-tsr_status tsr_executor_enqueue(tsr_executor *self, tsr_task task, void *context) {
+tsr_status tsr_executor_enqueue(tsr_executor *self, tsr_task task,
+                                void *context) {
     return tsr_stream_enqueue(self->streams[TSR_ON_COMPUTE], task, context);
 }
 
@@ -323,7 +369,9 @@ tsr_status tsr_executor_synchronize(tsr_executor *self) {
     tsr_status first = TSR_OK;
     char message[TSR_MESSAGE_BYTES] = "";
     for (int s = 0; s < TSR_STREAM_CLASSES; s++) {
-        tsr_status status = self->streams[s] ? tsr_stream_synchronize(self->streams[s]) : TSR_OK;
+        tsr_status status = self->streams[s]
+                                ? tsr_stream_synchronize(self->streams[s])
+                                : TSR_OK;
         if (status == TSR_OK || first != TSR_OK)
             continue;
         first = status;

@@ -24,6 +24,7 @@ const tsr_kernel TSR_REF(kernels)[] = {
     ROW(gelu),
     ROW(gelu_grad),
     ROW(add),
+    ROW(store),
     ROW(cross_entropy),
     ROW(cross_entropy_grad),
     ROW(adamw),
