@@ -14,7 +14,8 @@ typedef struct bench_flags {
 
 static const option_row rows[] = {
     SESSION_ROWS(bench_flags, session),
-    {"steps", OPTION_INT, offsetof(bench_flags, steps), 1, 1e6, "N", "steps measured, after two of warm-up (default 10)"},
+    {"steps", OPTION_INT, offsetof(bench_flags, steps), 1, 1e6, "N",
+     "steps measured, after two of warm-up (default 10)"},
 };
 
 static int run(int argc, char **argv);
@@ -23,7 +24,8 @@ const cli_command bench_command = {
     .name = "bench",
     .summary = "Measures steps on random tokens: bench step.",
     .usage = "step [options]",
-    .examples = "  tessera bench step --model gpt2 --seq 64 --ranks 2 --threads 1 --batch 2\n",
+    .examples = "  tessera bench step --model gpt2 --seq 64 --ranks 2 "
+                "--threads 1 --batch 2\n",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
     .operands = 1,
@@ -39,13 +41,17 @@ typedef struct bench_job {
 } bench_job;
 
 /* Tokens without meaning, different in every sample. */
-static void read_sample(const void *context, int64_t sample, int32_t *tokens, int32_t *targets) {
+static void read_sample(const void *context, int64_t sample, int32_t *tokens,
+                        int32_t *targets) {
     const bench_job *job = context;
     uint64_t state = (uint64_t)sample * 0x9e3779b97f4a7c15u + 1;
     for (int64_t t = 0; t < job->session.model.seq; t++) {
-        state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX generator */
-        tokens[t] = (int32_t)((state >> 33) % (uint64_t)job->session.model.vocab);
-        targets[t] = (int32_t)((state >> 17) % (uint64_t)job->session.model.vocab);
+        state = state * 6364136223846793005u +
+                1442695040888963407u; /* Knuth's MMIX generator */
+        tokens[t] =
+            (int32_t)((state >> 33) % (uint64_t)job->session.model.vocab);
+        targets[t] =
+            (int32_t)((state >> 17) % (uint64_t)job->session.model.vocab);
     }
 }
 
@@ -54,20 +60,27 @@ static int by_value(const void *left, const void *right) {
     return a < b ? -1 : a > b;
 }
 
-static void report(const bench_job *job, tsr_trainer *trainer, const double *seconds, int64_t tokens, double peak) {
+static void report(const bench_job *job, tsr_trainer *trainer,
+                   const double *seconds, int64_t tokens, double peak) {
     int64_t steps = job->flags.steps;
     double median = seconds[steps / 2], rate = (double)tokens / median;
-    double flops = rate * tsr_gpt_flops_per_token(&job->session.model, job->session.model.seq);
+    double flops = rate * tsr_gpt_flops_per_token(&job->session.model,
+                                                  job->session.model.seq);
     char arena[TSR_BYTES_TEXT];
-    printf("step      median %.1f ms, least %.1f, most %.1f (%lld steps)\n", 1e3 * median, 1e3 * seconds[0],
-           1e3 * seconds[steps - 1], (long long)steps);
-    printf("speed     %.0f tokens/s, %.1f model GFLOP/s = %.1f %% of the %.1f GFLOP/s measured peak\n", rate, 1e-9 * flops,
-           100 * flops / peak, 1e-9 * peak);
-    printf("          model flops a token: 6 * parameters + 6 * layers * dim * seq\n");
-    printf("memory    %s a rank\n", tsr_format_bytes(tsr_trainer_arena_bytes(trainer), arena));
+    printf("step      median %.1f ms, least %.1f, most %.1f (%lld steps)\n",
+           1e3 * median, 1e3 * seconds[0], 1e3 * seconds[steps - 1],
+           (long long)steps);
+    printf("speed     %.0f tokens/s, %.1f model GFLOP/s = %.1f %% of the %.1f "
+           "GFLOP/s measured peak\n",
+           rate, 1e-9 * flops, 100 * flops / peak, 1e-9 * peak);
+    printf("          model flops a token: 6 * parameters + 6 * layers * dim * "
+           "seq\n");
+    printf("memory    %s a rank\n",
+           tsr_format_bytes(tsr_trainer_arena_bytes(trainer), arena));
 }
 
-static tsr_status measure(const bench_job *job, tsr_trainer *trainer, bool first, double *seconds) {
+static tsr_status measure(const bench_job *job, tsr_trainer *trainer,
+                          bool first, double *seconds) {
     tsr_step_metrics metrics;
     double peak;
     TSR_TRY(tsr_trainer_measure_peak(trainer, &peak));
@@ -90,8 +103,10 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
     tsr_trainer_options options = session_trainer(&job->session);
     options.samples = (tsr_samples){read_sample, job};
     options.seed = 1;
-    options.rates = (tsr_rates){.peak = 1e-4, .steps = job->flags.steps + WARM_UP};
-    TSR_TRY_GOTO(tsr_alloc((size_t)job->flags.steps, sizeof *seconds, (void **)&seconds));
+    options.rates =
+        (tsr_rates){.peak = 1e-4, .steps = job->flags.steps + WARM_UP};
+    TSR_TRY_GOTO(tsr_alloc((size_t)job->flags.steps, sizeof *seconds,
+                           (void **)&seconds));
     TSR_TRY_GOTO(tsr_trainer_create(&options, bootstrap, &trainer));
     status = measure(job, trainer, tsr_bootstrap_rank(bootstrap) == 0, seconds);
 done:
@@ -105,15 +120,20 @@ static int run(int argc, char **argv) {
     int code = options_parse(&bench_command, argc, argv, &self.flags);
     if (code >= 0)
         return code;
-    if (self.flags.what.count == 0 || strcmp(self.flags.what.data[0], "step") != 0)
-        return fail(&bench_command, "what to measure? known: step; see tessera bench --help");
+    if (self.flags.what.count == 0 ||
+        strcmp(self.flags.what.data[0], "step") != 0)
+        return fail(&bench_command,
+                    "what to measure? known: step; see tessera bench --help");
     if (session_open(&self.flags.session, false, &self.session) != TSR_OK) {
         code = fail(&bench_command, tsr_last_error());
     } else {
-        printf("machine   %lld ranks x %lld threads, %s\n", (long long)self.session.flags.ranks,
-               (long long)self.session.flags.threads, tsr_kernel_table_describe(self.session.kernels));
+        printf("machine   %lld ranks x %lld threads, %s\n",
+               (long long)self.session.flags.ranks,
+               (long long)self.session.flags.threads,
+               tsr_kernel_table_describe(self.session.kernels));
         fflush(stdout);
-        code = launch(&bench_command, (int)self.session.flags.ranks, run_rank, &self);
+        code = launch(&bench_command, (int)self.session.flags.ranks, run_rank,
+                      &self);
     }
     session_close(&self.session);
     return code;

@@ -1,4 +1,5 @@
-/* tessera generate: text from a checkpoint, one byte after the other, through a decode plan with a key/value cache. */
+/* tessera generate: text from a checkpoint, one byte after the other, through a
+ * decode plan with a key/value cache. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,13 +24,19 @@ typedef struct generate_flags {
 #define AT(member) offsetof(generate_flags, member)
 
 static const option_row rows[] = {
-    {"model", OPTION_TEXT, AT(model), 0, 0, "DIR", "a checkpoint: DIR/step-N, or DIR for its newest"},
-    {"prompt", OPTION_TEXT, AT(prompt), 0, 0, "TEXT", "what the text begins with (default: a new document)"},
-    {"tokens", OPTION_INT, AT(tokens), 1, 16777216, "N", "bytes to generate (default 200)"},
-    {"temperature", OPTION_REAL, AT(temperature), 0, 100, "T", "0: always the likeliest byte (default 0.8)"},
-    {"top-k", OPTION_INT, AT(top_k), 0, 16777216, "K", "choose among the K likeliest; 0: all (default 40)"},
+    {"model", OPTION_TEXT, AT(model), 0, 0, "DIR",
+     "a checkpoint: DIR/step-N, or DIR for its newest"},
+    {"prompt", OPTION_TEXT, AT(prompt), 0, 0, "TEXT",
+     "what the text begins with (default: a new document)"},
+    {"tokens", OPTION_INT, AT(tokens), 1, 16777216, "N",
+     "bytes to generate (default 200)"},
+    {"temperature", OPTION_REAL, AT(temperature), 0, 100, "T",
+     "0: always the likeliest byte (default 0.8)"},
+    {"top-k", OPTION_INT, AT(top_k), 0, 16777216, "K",
+     "choose among the K likeliest; 0: all (default 40)"},
     {"seed", OPTION_INT, AT(seed), 0, 9e15, "S", "of the choices (default 1)"},
-    {"threads", OPTION_INT, AT(threads), 1, 1024, "N", "threads (default: all processors)"},
+    {"threads", OPTION_INT, AT(threads), 1, 1024, "N",
+     "threads (default: all processors)"},
 };
 
 static int run(int argc, char **argv);
@@ -38,8 +45,10 @@ const cli_command generate_command = {
     .name = "generate",
     .summary = "Continues a text with a trained model.",
     .usage = "--model DIR [--prompt TEXT] [options]",
-    .examples = "  tessera generate --model run --prompt \"The \" --tokens 300\n"
-                "  tessera generate --model run/step-500 --temperature 0 --prompt \"Once\"\n",
+    .examples =
+        "  tessera generate --model run --prompt \"The \" --tokens 300\n"
+        "  tessera generate --model run/step-500 --temperature 0 --prompt "
+        "\"Once\"\n",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
     .run = run,
@@ -66,14 +75,20 @@ typedef struct decoder {
 
 static size_t workspace(const void *context, const tsr_op_view *view) {
     const decoder *self = context;
-    const tsr_kernel *kernel = tsr_kernel_table_find(self->kernels, view->op->name);
-    return kernel && kernel->workspace ? kernel->workspace(view, (int)self->flags.threads) : 0;
+    const tsr_kernel *kernel =
+        tsr_kernel_table_find(self->kernels, view->op->name);
+    return kernel && kernel->workspace
+               ? kernel->workspace(view, (int)self->flags.threads)
+               : 0;
 }
 
 static tsr_status compile(decoder *self, int64_t capacity) {
     tsr_graph *graph;
-    tsr_target target = {
-        .world = 1, .shared = true, .gather_alias = true, .workspace = workspace, .workspace_context = self};
+    tsr_target target = {.world = 1,
+                         .shared = true,
+                         .gather_alias = true,
+                         .workspace = workspace,
+                         .workspace_context = self};
     TSR_TRY(tsr_op_table_create(&self->ops));
     TSR_TRY(tsr_kernel_table_create(TSR_KERNELS_CPU, &self->kernels));
     TSR_TRY(tsr_graph_create(self->ops, &graph));
@@ -83,14 +98,19 @@ static tsr_status compile(decoder *self, int64_t capacity) {
         return status;
     }
     TSR_TRY(tsr_compile_forward(graph, &target, &self->plan));
-    size_t needed = tsr_plan_host_bytes(self->plan), available = tsr_os_memory_available();
+    size_t needed = tsr_plan_host_bytes(self->plan),
+           available = tsr_os_memory_available();
     if (needed > available)
-        return tsr_error(TSR_OUT_OF_MEMORY, "the model needs %zu bytes of memory, %zu are available", needed, available);
+        return tsr_error(
+            TSR_OUT_OF_MEMORY,
+            "the model needs %zu bytes of memory, %zu are available", needed,
+            available);
     return TSR_OK;
 }
 
 static void *find(const decoder *self, const char *name) {
-    return tsr_arena_address(self->arena, 0, tsr_graph_find(self->plan->graph, name));
+    return tsr_arena_address(self->arena, 0,
+                             tsr_graph_find(self->plan->graph, name));
 }
 
 static tsr_status load(decoder *self) {
@@ -99,13 +119,16 @@ static tsr_status load(decoder *self) {
     tsr_checkpoint_tensor *tensors;
     TSR_TRY(tsr_alloc(count, sizeof *tensors, (void **)&tensors));
     for (size_t p = 0; p < count; p++) {
-        const tsr_param *param = tsr_graph_param_at(graph, (tsr_param_id){(int32_t)p});
-        tensors[p] = (tsr_checkpoint_tensor){.name = param->name,
-                                             .type = param->type,
-                                             .shard_count = (size_t)tsr_shard_count(param, 1),
-                                             .weights = find(self, param->name)};
+        const tsr_param *param =
+            tsr_graph_param_at(graph, (tsr_param_id){(int32_t)p});
+        tensors[p] = (tsr_checkpoint_tensor){
+            .name = param->name,
+            .type = param->type,
+            .shard_count = (size_t)tsr_shard_count(param, 1),
+            .weights = find(self, param->name)};
     }
-    tsr_status status = tsr_checkpoint_load(self->folder, tensors, count, 0, false);
+    tsr_status status =
+        tsr_checkpoint_load(self->folder, tensors, count, 0, false);
     tsr_free(tensors);
     return status;
 }
@@ -115,7 +138,8 @@ static tsr_status start(decoder *self) {
     tsr_cpu_options cpu = {.threads = (int)self->flags.threads};
     TSR_TRY(tsr_bootstrap_create_solo(&self->bootstrap));
     TSR_TRY(tsr_device_create_cpu(&cpu, &self->device));
-    TSR_TRY(tsr_comm_create_host(self->bootstrap, &(tsr_comm_options){0}, &self->comm));
+    TSR_TRY(tsr_comm_create_host(self->bootstrap, &(tsr_comm_options){0},
+                                 &self->comm));
     TSR_TRY(tsr_arena_create(self->device, self->comm, plans, 1, &self->arena));
     tsr_executor_options options = {.arena = self->arena,
                                     .kernels = self->kernels,
@@ -127,7 +151,8 @@ static tsr_status start(decoder *self) {
     self->token = find(self, "tokens");
     self->position = find(self, "position");
     self->logits = find(self, "logits");
-    return tsr_alloc((size_t)self->config.vocab, sizeof *self->order, (void **)&self->order);
+    return tsr_alloc((size_t)self->config.vocab, sizeof *self->order,
+                     (void **)&self->order);
 }
 
 static tsr_status open_decoder(decoder *self) {
@@ -135,15 +160,22 @@ static tsr_status open_decoder(decoder *self) {
     int64_t prompt = flags->prompt ? (int64_t)strlen(flags->prompt) : 0;
     int64_t capacity = (prompt > 0 ? prompt : 1) + flags->tokens;
     if (!flags->model)
-        return tsr_error(TSR_INVALID_ARGUMENT, "--model is missing: name a checkpoint's folder");
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--model is missing: name a checkpoint's folder");
     TSR_TRY(tsr_checkpoint_find(flags->model, &self->folder));
     TSR_TRY(tsr_config_read(self->folder, &self->config));
     if (self->config.vocab < TSR_CORPUS_VOCAB)
-        return tsr_error(TSR_UNSUPPORTED, "%s knows %lld tokens; bytes and the mark between documents need %d", self->folder,
-                         (long long)self->config.vocab, TSR_CORPUS_VOCAB);
+        return tsr_error(TSR_UNSUPPORTED,
+                         "%s knows %lld tokens; bytes and the mark between "
+                         "documents need %d",
+                         self->folder, (long long)self->config.vocab,
+                         TSR_CORPUS_VOCAB);
     if (capacity > self->config.seq)
-        return tsr_error(TSR_INVALID_ARGUMENT, "a prompt of %lld bytes and --tokens %lld exceed the model's %lld positions",
-                         (long long)prompt, (long long)flags->tokens, (long long)self->config.seq);
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "a prompt of %lld bytes and --tokens %lld exceed the "
+                         "model's %lld positions",
+                         (long long)prompt, (long long)flags->tokens,
+                         (long long)self->config.seq);
     TSR_TRY(compile(self, capacity));
     return start(self);
 }
@@ -163,8 +195,10 @@ static void close_decoder(decoder *self) {
 
 /* ---- choosing ---- */
 
-/* Moves the `count` likeliest tokens to the front of `order` (quickselect; ties by token). */
-static void select_top(int32_t *order, int64_t total, int64_t count, const float *logits) {
+/* Moves the `count` likeliest tokens to the front of `order` (quickselect; ties
+ * by token). */
+static void select_top(int32_t *order, int64_t total, int64_t count,
+                       const float *logits) {
     int64_t low = 0, high = total - 1;
     while (low < high) {
         float pivot = logits[order[(low + high) / 2]];
@@ -197,11 +231,16 @@ static double uniform(int64_t seed, int64_t draw) {
 
 static tsr_status choose(decoder *self, int64_t draw, int32_t *out_token) {
     const generate_flags *flags = &self->flags;
-    int64_t vocab = self->config.vocab, count = flags->top_k > 0 && flags->top_k < vocab ? flags->top_k : vocab;
+    int64_t vocab = self->config.vocab,
+            count =
+                flags->top_k > 0 && flags->top_k < vocab ? flags->top_k : vocab;
     int32_t best = 0;
     for (int32_t i = 0; i < vocab; i++) {
         if (!isfinite(self->logits[i]))
-            return tsr_error(TSR_INVALID_DATA, "%s gives logits that are not finite: its weights are damaged", self->folder);
+            return tsr_error(
+                TSR_INVALID_DATA,
+                "%s gives logits that are not finite: its weights are damaged",
+                self->folder);
         self->order[i] = i;
         best = self->logits[i] > self->logits[best] ? i : best;
     }
@@ -211,10 +250,12 @@ static tsr_status choose(decoder *self, int64_t draw, int32_t *out_token) {
     select_top(self->order, vocab, count, self->logits);
     double sum = 0, highest = self->logits[best];
     for (int64_t i = 0; i < count; i++)
-        sum += exp((self->logits[self->order[i]] - highest) / flags->temperature);
+        sum +=
+            exp((self->logits[self->order[i]] - highest) / flags->temperature);
     double target = uniform(flags->seed, draw) * sum;
     for (int64_t i = 0; i < count; i++) {
-        target -= exp((self->logits[self->order[i]] - highest) / flags->temperature);
+        target -=
+            exp((self->logits[self->order[i]] - highest) / flags->temperature);
         *out_token = self->order[i];
         if (target < 0)
             break;
@@ -238,7 +279,8 @@ static void print_token(int32_t token) {
 }
 
 static tsr_status generate(decoder *self) {
-    const unsigned char *prompt = (const unsigned char *)(self->flags.prompt ? self->flags.prompt : "");
+    const unsigned char *prompt =
+        (const unsigned char *)(self->flags.prompt ? self->flags.prompt : "");
     int32_t position = 0, token = prompt[0] ? prompt[0] : TSR_CORPUS_SEPARATOR;
     fputs((const char *)prompt, stdout);
     TSR_TRY(decode(self, token, position++));
@@ -255,7 +297,8 @@ static tsr_status generate(decoder *self) {
 }
 
 static int run(int argc, char **argv) {
-    decoder self = {.flags = {.tokens = 200, .top_k = 40, .seed = 1, .temperature = 0.8}};
+    decoder self = {
+        .flags = {.tokens = 200, .top_k = 40, .seed = 1, .temperature = 0.8}};
     int code = options_parse(&generate_command, argc, argv, &self.flags);
     if (code >= 0)
         return code;

@@ -1,4 +1,5 @@
-/* tessera inspect: what a checkpoint, a safetensors file or a plan file holds. */
+/* tessera inspect: what a checkpoint, a safetensors file or a plan file holds.
+ */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,9 +21,11 @@ static int run(int argc, char **argv);
 
 const cli_command inspect_command = {
     .name = "inspect",
-    .summary = "Shows a checkpoint (config, step, tensors), a safetensors file or a plan file.",
+    .summary = "Shows a checkpoint (config, step, tensors), a safetensors file "
+               "or a plan file.",
     .usage = "DIR|FILE",
-    .examples = "  tessera inspect run\n  tessera inspect run/step-500/model.safetensors\n  tessera inspect plan.txt\n",
+    .examples = "  tessera inspect run\n  tessera inspect "
+                "run/step-500/model.safetensors\n  tessera inspect plan.txt\n",
     .operands = 1,
     .operand_offset = offsetof(inspect_flags, paths),
     .run = run,
@@ -49,7 +52,9 @@ static tsr_status show_tensors(const char *path) {
         elements += count;
         bytes += tensor->bytes;
     }
-    printf("  %zu tensors, %" PRId64 " elements, %s\n", tsr_safetensors_count(file), elements, tsr_format_bytes(bytes, total));
+    printf("  %zu tensors, %" PRId64 " elements, %s\n",
+           tsr_safetensors_count(file), elements,
+           tsr_format_bytes(bytes, total));
     tsr_safetensors_release(file);
     return TSR_OK;
 }
@@ -70,13 +75,19 @@ static tsr_status show_checkpoint(const char *path) {
     tsr_status status = tsr_config_read(folder, &config);
     if (status == TSR_OK) {
         printf("checkpoint %s\n", folder);
-        printf("model      gpt2: %" PRId64 " layers, %" PRId64 " heads, dim %" PRId64 ", seq %" PRId64 ", vocab %" PRId64
+        printf("model      gpt2: %" PRId64 " layers, %" PRId64
+               " heads, dim %" PRId64 ", seq %" PRId64 ", vocab %" PRId64
                "; %" PRId64 " parameters\n",
-               config.layers, config.heads, config.dim, config.seq, config.vocab, tsr_gpt_param_count(&config));
-        if (tsr_checkpoint_read_info(folder, &info) == TSR_OK) /* a model from elsewhere has none */
-            printf("training   step %" PRId64 ", %" PRId64 " sequences of %" PRId64 " tokens seen, seed %" PRIu64
-                   "; written by %" PRId64 " ranks x batch %" PRId64 " x accumulate %" PRId64 "\n",
-                   info.step, info.samples, info.seq, info.seed, info.world, info.batch, info.accumulate);
+               config.layers, config.heads, config.dim, config.seq,
+               config.vocab, tsr_gpt_param_count(&config));
+        if (tsr_checkpoint_read_info(folder, &info) ==
+            TSR_OK) /* a model from elsewhere has none */
+            printf("training   step %" PRId64 ", %" PRId64
+                   " sequences of %" PRId64 " tokens seen, seed %" PRIu64
+                   "; written by %" PRId64 " ranks x batch %" PRId64
+                   " x accumulate %" PRId64 "\n",
+                   info.step, info.samples, info.seq, info.seed, info.world,
+                   info.batch, info.accumulate);
         status = show_file_of(folder, TSR_CHECKPOINT_MODEL);
     }
     tsr_free(folder);
@@ -88,10 +99,15 @@ static tsr_status show_checkpoint(const char *path) {
 static void show_memory(const tsr_plan *plan) {
     char text[TSR_BYTES_TEXT];
     for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_COUNT; s++)
-        printf("  %-11s %12zu  %s%s\n", tsr_space_name((tsr_space)s), plan->bytes[s], tsr_format_bytes(plan->bytes[s], text),
-               s == TSR_SPACE_WEIGHTS && plan->target.shared ? ", one for all ranks of the host" : "");
-    printf("  %-11s %12zu  %s\n", "a rank", tsr_plan_rank_bytes(plan), tsr_format_bytes(tsr_plan_rank_bytes(plan), text));
-    printf("  %-11s %12zu  %s\n", "the host", tsr_plan_host_bytes(plan), tsr_format_bytes(tsr_plan_host_bytes(plan), text));
+        printf("  %-11s %12zu  %s%s\n", tsr_space_name((tsr_space)s),
+               plan->bytes[s], tsr_format_bytes(plan->bytes[s], text),
+               s == TSR_SPACE_WEIGHTS && plan->target.shared
+                   ? ", one for all ranks of the host"
+                   : "");
+    printf("  %-11s %12zu  %s\n", "a rank", tsr_plan_rank_bytes(plan),
+           tsr_format_bytes(tsr_plan_rank_bytes(plan), text));
+    printf("  %-11s %12zu  %s\n", "the host", tsr_plan_host_bytes(plan),
+           tsr_format_bytes(tsr_plan_host_bytes(plan), text));
 }
 
 static void show_sections(const tsr_plan *plan) {
@@ -108,22 +124,26 @@ static void show_sections(const tsr_plan *plan) {
         }
         if (nodes == 0)
             continue;
-        printf("  %-12s %5d nodes, %d waits between streams;", tsr_section_name((tsr_section)section), nodes, waits);
+        printf("  %-12s %5d nodes, %d waits between streams;",
+               tsr_section_name((tsr_section)section), nodes, waits);
         for (int s = 0; s < TSR_STREAM_CLASSES; s++)
             if (streams[s])
-                printf(" %s %d", tsr_stream_class_name((tsr_stream_class)s), streams[s]);
+                printf(" %s %d", tsr_stream_class_name((tsr_stream_class)s),
+                       streams[s]);
         printf("\n");
     }
 }
 
 static void show_groups(const tsr_graph *graph) {
-    for (int group = 0, shown = 0; shown < tsr_graph_param_count(graph); group++) {
+    for (int group = 0, shown = 0; shown < tsr_graph_param_count(graph);
+         group++) {
         int count = 0;
         size_t bytes = 0;
         const char *first = "";
         char text[TSR_BYTES_TEXT];
         for (int p = 0; p < tsr_graph_param_count(graph); p++) {
-            const tsr_param *param = tsr_graph_param_at(graph, (tsr_param_id){p});
+            const tsr_param *param =
+                tsr_graph_param_at(graph, (tsr_param_id){p});
             if (param->group != group)
                 continue;
             first = count++ ? first : param->name;
@@ -131,7 +151,8 @@ static void show_groups(const tsr_graph *graph) {
         }
         shown += count;
         if (count)
-            printf("  group %-4d %3d parameters from %-28s %s\n", group, count, first, tsr_format_bytes(bytes, text));
+            printf("  group %-4d %3d parameters from %-28s %s\n", group, count,
+                   first, tsr_format_bytes(bytes, text));
     }
 }
 
@@ -145,7 +166,8 @@ static tsr_status show_plan(const char *path, const char *text, size_t length) {
         tsr_error_at(status, "%s", path);
         goto done;
     }
-    printf("plan %s: %d ranks%s%s\n", path, plan->target.world, plan->target.shared ? ", shared memory" : "",
+    printf("plan %s: %d ranks%s%s\n", path, plan->target.world,
+           plan->target.shared ? ", shared memory" : "",
            plan->target.gather_alias ? ", gathers alias the weights" : "");
     tsr_status verified = tsr_plan_verify(plan, TSR_STAGE_PLACED);
     printf("verified   %s\n", verified == TSR_OK ? "yes" : tsr_last_error());
@@ -176,7 +198,8 @@ static tsr_status inspect(const char *path) {
     size_t got = file ? fread(head, 1, sizeof head - 1, file) : 0;
     if (file)
         fclose(file);
-    if (got != sizeof head - 1 || memcmp(head, "tessera plan", sizeof head - 1) != 0)
+    if (got != sizeof head - 1 ||
+        memcmp(head, "tessera plan", sizeof head - 1) != 0)
         return show_tensors(path);
     TSR_TRY(tsr_file_read(path, PLAN_BYTES, &text, &length));
     tsr_status status = show_plan(path, text, length);
@@ -190,6 +213,10 @@ static int run(int argc, char **argv) {
     if (code >= 0)
         return code;
     if (flags.paths.count == 0)
-        return fail(&inspect_command, "name a checkpoint's folder, a safetensors file or a plan file; see tessera inspect --help");
-    return inspect(flags.paths.data[0]) == TSR_OK ? 0 : fail(&inspect_command, tsr_last_error());
+        return fail(&inspect_command,
+                    "name a checkpoint's folder, a safetensors file or a plan "
+                    "file; see tessera inspect --help");
+    return inspect(flags.paths.data[0]) == TSR_OK
+               ? 0
+               : fail(&inspect_command, tsr_last_error());
 }

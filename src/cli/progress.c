@@ -8,9 +8,10 @@
 #include "base/os.h"
 #include "base/text.h"
 
-#define LIVE_INTERVAL_NS 100000000   /* ten lines a second on a terminal */
-#define PLAIN_INTERVAL_NS 5000000000 /* one line every five seconds elsewhere  \
-                                      */
+#define LIVE_INTERVAL_NS 100000000 /* ten lines a second on a terminal */
+#define PLAIN_INTERVAL_NS                                                      \
+    5000000000 /* one line every five seconds elsewhere                        \
+                */
 
 void progress_begin(cli_progress *self, int64_t first_step, int64_t steps,
                     double flops_per_token, double peak_flops,

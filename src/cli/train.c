@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/os.h"
 #include "base/text.h"
 #include "cli/progress.h"
 #include "cli/session.h"
@@ -16,7 +17,7 @@ typedef struct train_flags {
     session_flags session;
     option_list data, eval_data;
     int64_t steps, warmup, seed, save_every, eval_every, eval_batches;
-    double lr, min_lr;
+    double lr, min_lr, max_time;
     const char *out, *metrics, *print_plan;
     bool resume;
 } train_flags;
@@ -28,6 +29,8 @@ static const option_row rows[] = {
      "text to train on; a folder is read whole"},
     SESSION_ROWS(train_flags, session),
     {"steps", OPTION_INT, AT(steps), 1, 1e12, "N", "updates (default 1000)"},
+    {"max-time", OPTION_REAL, AT(max_time), 0.001, 1e9, "SECONDS",
+     "stop early, with a checkpoint, when so much time is gone"},
     {"lr", OPTION_REAL, AT(lr), 0, 1e3, "X",
      "highest learning rate (default 3e-4)"},
     {"min-lr", OPTION_REAL, AT(min_lr), 0, 1e3, "X",
@@ -78,6 +81,8 @@ typedef struct train_job {
     FILE *metrics;
 } train_job;
 
+#define EXCHANGE_TIMEOUT_MS 60000
+
 /* ---- in each rank ---- */
 
 static void read_sample(const void *context, int64_t sample, int32_t *tokens,
@@ -88,10 +93,14 @@ static void read_sample(const void *context, int64_t sample, int32_t *tokens,
 /* One rank at work. */
 typedef struct worker {
     const train_job *job;
+    tsr_bootstrap *bootstrap;
     tsr_trainer *trainer;
     bool first; /* rank 0 speaks */
     cli_progress progress;
     double flops_per_token;
+    int64_t begin_ns;
+    int64_t
+        last_step; /* of this run: --steps, or sooner when --max-time says so */
 } worker;
 
 static tsr_status write_metrics(const worker *self,
@@ -132,6 +141,23 @@ static tsr_status save(worker *self) {
     return TSR_OK;
 }
 
+/* Rank 0's clock decides for all, so that they stop after the same step. */
+static tsr_status check_time(worker *self) {
+    const train_flags *flags = &self->job->flags;
+    uint8_t over = (double)(tsr_os_now_ns() - self->begin_ns) * 1e-9 >=
+                   flags->max_time,
+            *all;
+    if (flags->max_time == 0)
+        return TSR_OK;
+    TSR_TRY(tsr_alloc((size_t)flags->session.ranks, 1, (void **)&all));
+    tsr_status status = tsr_bootstrap_exchange(self->bootstrap, &over, 1, all,
+                                               EXCHANGE_TIMEOUT_MS);
+    if (status == TSR_OK && all[0])
+        self->last_step = tsr_trainer_steps(self->trainer);
+    tsr_free(all);
+    return status;
+}
+
 static bool due(int64_t step, int64_t every, int64_t last) {
     return step == last || (every > 0 && step % every == 0);
 }
@@ -141,10 +167,11 @@ static tsr_status step(worker *self) {
     tsr_step_metrics metrics;
     double eval_loss;
     TSR_TRY(tsr_trainer_step(self->trainer, &metrics));
+    TSR_TRY(check_time(self));
     if (self->first)
         progress_step(&self->progress, &metrics);
     bool evaluate = flags->eval_data.count > 0 &&
-                    due(metrics.step, flags->eval_every, flags->steps);
+                    due(metrics.step, flags->eval_every, self->last_step);
     if (evaluate)
         TSR_TRY(tsr_trainer_evaluate(self->trainer, flags->eval_batches,
                                      &eval_loss));
@@ -156,7 +183,7 @@ static tsr_status step(worker *self) {
     }
     if (self->first)
         TSR_TRY(write_metrics(self, &metrics, evaluate ? &eval_loss : NULL));
-    return flags->out && due(metrics.step, flags->save_every, flags->steps)
+    return flags->out && due(metrics.step, flags->save_every, self->last_step)
                ? save(self)
                : TSR_OK;
 }
@@ -178,14 +205,18 @@ static tsr_status work(worker *self) {
     if (self->first && first_step >= job->flags.steps)
         printf("nothing to do: %lld steps are done, --steps is %lld\n",
                (long long)first_step, (long long)job->flags.steps);
-    while (tsr_trainer_steps(self->trainer) < job->flags.steps)
+    while (tsr_trainer_steps(self->trainer) < self->last_step)
         TSR_TRY(step(self));
     return TSR_OK;
 }
 
 static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
     const train_job *job = context;
-    worker self = {.job = job, .first = tsr_bootstrap_rank(bootstrap) == 0};
+    worker self = {.job = job,
+                   .bootstrap = bootstrap,
+                   .first = tsr_bootstrap_rank(bootstrap) == 0,
+                   .begin_ns = tsr_os_now_ns(),
+                   .last_step = job->flags.steps};
     tsr_trainer_options options = session_trainer(&job->session);
     options.samples = (tsr_samples){read_sample, &job->sampler};
     options.eval_samples = (tsr_samples){read_sample, &job->eval_sampler};

@@ -182,36 +182,38 @@ void tsr_sum_store(tsr_sum_block *sum, tsr_dtype dtype, void *to, size_t count,
         store(sum, dtype, to, count, scale, accumulate);
 }
 
-/* Eight running sums, so that the loop is as wide as a vector while its order
- * stays fixed. A square of an f32 is exact in a double: fused or not, the bits
- * are the same. */
-static inline void square_f32(double lanes[restrict 8],
-                              const float *restrict sum, size_t count) {
-    size_t whole = count / 8 * 8;
-    for (size_t i = 0; i < whole; i += 8)
-        for (size_t lane = 0; lane < 8; lane++)
+/* Running sums of every 32nd element: wide and independent enough for any
+ * vector unit, in an order that stays fixed. A square of an f32 is exact in a
+ * double: fused or not, the bits are the same. */
+#define LANES ((size_t)32)
+
+static inline void square_f32(double *restrict lanes, const float *restrict sum,
+                              size_t count) {
+    size_t whole = count / LANES * LANES;
+    for (size_t i = 0; i < whole; i += LANES)
+        for (size_t lane = 0; lane < LANES; lane++)
             lanes[lane] += (double)sum[i + lane] * (double)sum[i + lane];
     for (size_t i = whole; i < count; i++)
         lanes[i - whole] += (double)sum[i] * (double)sum[i];
 }
 
-static inline void square_i32(double lanes[restrict 8],
+static inline void square_i32(double *restrict lanes,
                               const uint32_t *restrict sum, size_t count) {
     for (size_t i = 0; i < count; i++) {
         double value = (double)(int32_t)sum[i];
-        lanes[i % 8] += value * value;
+        lanes[i % LANES] += value * value;
     }
 }
 
 double tsr_sum_squares(const tsr_sum_block *sum, tsr_dtype dtype,
                        size_t count) {
-    double lanes[8] = {0};
+    double lanes[LANES] = {0};
     if (dtype == TSR_I32)
         square_i32(lanes, sum->i32, count);
-    else if (count == TSR_SUM_BLOCK)
-        square_f32(lanes, sum->f32, TSR_SUM_BLOCK);
     else
         square_f32(lanes, sum->f32, count);
-    return ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) +
-           ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t lane = 0; lane < half; lane++)
+            lanes[lane] += lanes[lane + half];
+    return lanes[0];
 }

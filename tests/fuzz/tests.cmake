@@ -1,0 +1,12 @@
+# libFuzzer harnesses, a few seconds each: with clang's AddressSanitizer only (preset asan).
+if(CMAKE_C_COMPILER_ID MATCHES Clang AND TESSERA_SANITIZE MATCHES address)
+    foreach(name fuzz_plan fuzz_safetensors)
+        add_executable(${name} fuzz/${name}.c)
+        target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+        target_compile_options(${name} PRIVATE ${TESSERA_WARNINGS} -fsanitize=fuzzer)
+        target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+        target_link_libraries(${name} PRIVATE tessera)
+        add_test(NAME fuzz.${name} COMMAND ${name} -max_total_time=10 -timeout=10 -rss_limit_mb=2048 -seed=1)
+        set_tests_properties(fuzz.${name} PROPERTIES TIMEOUT 120)
+    endforeach()
+endif()

@@ -1,0 +1,125 @@
+/* Sharding changes nothing: at an equal global batch, losses, gradient norms
+ * and weights do not depend on the number of ranks, nor on how the batch is
+ * split into ranks, micro-steps and sequences. */
+#include "runs.h"
+
+/* Sequences a step, whatever the split. */
+#define GLOBAL_BATCH 120
+
+/* Of losses and gradient norms. */
+#define RELATIVE 1e-4
+/* Of weights. */
+#define ABSOLUTE 1e-4
+
+typedef struct split {
+    int world, batch, micro_steps;
+} split;
+
+static double worst_loss, worst_norm, worst_weight;
+
+static double relative(double a, double b) { return fabs(a - b) / fabs(b); }
+
+static void raise_to(double *worst, double value) {
+    *worst = value > *worst ? value : *worst;
+}
+
+static void check_close(const outcome *one, const outcome *many,
+                        const split *how) {
+    for (int s = 0; s < one->steps; s++) {
+        double loss = relative(many->losses[0][s], one->losses[0][s]),
+               norm = relative(many->norms[0][s], one->norms[0][s]);
+        raise_to(&worst_loss, loss);
+        raise_to(&worst_norm, norm);
+        CHECK_MESSAGE(loss <= RELATIVE && norm <= RELATIVE,
+                      "%d ranks, batch %d x %d, step %d: loss %.9g, one rank "
+                      "%.9g; gradient norm %.9g, one rank %.9g",
+                      how->world, how->batch, how->micro_steps, s + 1,
+                      many->losses[0][s], one->losses[0][s], many->norms[0][s],
+                      one->norms[0][s]);
+    }
+    for (size_t i = 0; i < one->elements; i++) {
+        double difference =
+            fabs((double)many->state[i] - (double)one->state[i]);
+        raise_to(&worst_weight, difference);
+        CHECK_MESSAGE(difference <= ABSOLUTE,
+                      "%d ranks, batch %d x %d: weight %zu is %.9g, of one "
+                      "rank %.9g",
+                      how->world, how->batch, how->micro_steps, i,
+                      (double)many->state[i], (double)one->state[i]);
+    }
+}
+
+static outcome *train_split(run run, const split *how) {
+    CHECK(how->world * how->batch * how->micro_steps == GLOBAL_BATCH);
+    run.world = how->world;
+    run.batch = how->batch;
+    run.micro_steps = how->micro_steps;
+    return train(&run);
+}
+
+/* splits[0] is what the others are compared with. */
+static void check_splits(const char *name, const run *run, const split *splits,
+                         size_t count) {
+    outcome *one = train_split(*run, &splits[0]);
+    const double *losses = one->losses[0];
+    CHECK_MESSAGE(losses[run->steps - 1] < losses[0],
+                  "%s: nothing was learnt: loss %g, then %g", name, losses[0],
+                  losses[run->steps - 1]);
+    worst_loss = worst_norm = worst_weight = 0;
+    for (size_t i = 1; i < count; i++) {
+        outcome *many = train_split(*run, &splits[i]);
+        check_close(one, many, &splits[i]);
+        outcome_release(many);
+    }
+    printf("%s: loss %.3f -> %.3f; worst differences: loss %.1e, gradient "
+           "norm %.1e, weight %.1e\n",
+           name, losses[0], losses[run->steps - 1], worst_loss, worst_norm,
+           worst_weight);
+    outcome_release(one);
+}
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+int main(void) {
+    static const split even[] = {{1, 24, 5}, {2, 15, 4},  {3, 8, 5}, {5, 24, 1},
+                                 {8, 5, 3},  {1, 120, 1}, {2, 5, 12}};
+    static const split odd[] = {{1, 40, 3}, {2, 30, 2}, {3, 40, 1},
+                                {5, 12, 2}, {8, 15, 1}, {5, 4, 6}};
+    static const split few[] = {{1, 120, 1}, {2, 10, 6}, {3, 10, 4},
+                                {5, 4, 6},   {8, 15, 1}, {8, 3, 5}};
+    run usual = {.model = {.layers = 2,
+                           .heads = 2,
+                           .dim = 24,
+                           .vocab = 50,
+                           .seq = 16,
+                           .norm_eps = 1e-5},
+                 .steps = 20,
+                 .kernels = TSR_KERNELS_CPU};
+    /* No size is a multiple of another, or of a vector. */
+    run uneven = {.model = {.layers = 1,
+                            .heads = 5,
+                            .dim = 35,
+                            .vocab = 101,
+                            .seq = 37,
+                            .norm_eps = 1e-5},
+                  .steps = 10,
+                  .kernels = TSR_KERNELS_CPU};
+    /* Parameters of 5 elements: of 8 ranks, three hold nothing but padding. */
+    run tiny = {.model = {.layers = 2,
+                          .heads = 1,
+                          .dim = 5,
+                          .vocab = 11,
+                          .seq = 7,
+                          .norm_eps = 1e-5},
+                .steps = 20,
+                .kernels = TSR_KERNELS_REF};
+    check_splits("usual", &usual, even, COUNT(even));
+    check_splits("uneven", &uneven, odd, COUNT(odd));
+    check_splits("tiny", &tiny, few, COUNT(few));
+    /* Gathered copies instead of the weights themselves. */
+    tiny.memory = RUN_COPY;
+    check_splits("tiny, copied", &tiny, few, COUNT(few));
+    tiny.memory = RUN_PRIVATE;
+    check_splits("tiny, nothing shared", &tiny, few, COUNT(few));
+    return 0;
+}
