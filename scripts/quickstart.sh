@@ -18,12 +18,12 @@ out=out/quickstart
 rm -rf "$out"
 mkdir -p "$out"
 say "training a byte-level GPT on /usr/share/games/fortunes, 2 ranks"
-"$tessera" train --model gpt2-tiny --layers 4 --heads 4 --dim 192 --seq 256 \
-    --data /usr/share/games/fortunes --ranks 2 --threads 1 --batch 8 --steps 2500 --lr 2e-3 --warmup 100 --max-time 170 \
+"$tessera" train --model gpt2-tiny --layers 4 --heads 4 --dim 128 --seq 128 \
+    --data /usr/share/games/fortunes --ranks 2 --threads 1 --batch 8 --steps 3500 --lr 3e-3 --warmup 100 --max-time 170 \
     --out "$out" --metrics "$out/metrics.jsonl" --print-plan "$out/plan.txt"
 
 say "what it writes"
-"$tessera" generate --model "$out" --prompt "The " --tokens 240 --temperature 0.7 --seed 1
+"$tessera" generate --model "$out" --prompt "The " --tokens 120 --temperature 0.7 --seed 1
 
 say "where things are"
 checkpoint=$(ls -d "$out"/step-* | sort -t- -k2 -n | tail -1)
@@ -31,4 +31,4 @@ echo "program     $tessera"
 echo "checkpoint  $checkpoint"
 echo "metrics     $out/metrics.jsonl"
 echo "plan        $out/plan.txt    (look at it with: $tessera inspect $out/plan.txt)"
-echo "more text:  $tessera generate --model $out --prompt \"Love is\" --tokens 200"
+echo "more text:  $tessera generate --model $out --prompt \"Love is\" --tokens 100"

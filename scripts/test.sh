@@ -11,10 +11,10 @@ scripts/deps.sh test
 scripts/venv.sh
 
 say "build: gcc, clang, AddressSanitizer + UndefinedBehaviorSanitizer, ThreadSanitizer"
+mkdir -p build
 for preset in release clang asan tsan; do
-    cmake --preset "$preset" >"build-$preset.log" 2>&1 || { cat "build-$preset.log"; exit 1; }
-    cmake --build --preset "$preset" >>"build-$preset.log" 2>&1 || { tail -50 "build-$preset.log"; exit 1; }
-    rm "build-$preset.log"
+    log="build/$preset.log"
+    { cmake --preset "$preset" && cmake --build --preset "$preset"; } >"$log" 2>&1 || { tail -50 "$log"; exit 1; }
     echo "built build/$preset"
 done
 

@@ -20,7 +20,7 @@ typedef enum run_memory {
 static const char *const run_memory_names[RUN_MEMORIES] = {"alias", "copy",
                                                            "private"};
 
-typedef struct run {
+typedef struct tsr_run {
     tsr_gpt_config model;
     int world, batch, micro_steps;
     int steps; /* train until so many are done */
@@ -31,11 +31,11 @@ typedef struct run {
     uint64_t delay_seed;
     uint32_t max_delay_us;
     const char *load, *save; /* folders of checkpoints, or NULL */
-} run;
+} tsr_run;
 
 /* What ranks share: made before they start. */
 typedef struct run_session {
-    const run *run; /* borrowed */
+    const tsr_run *run; /* borrowed */
     tsr_op_table *ops;
     tsr_kernel_table *kernels;
     tsr_plan *plan;
@@ -77,7 +77,7 @@ static inline size_t run_workspace(const void *context,
     return kernel && kernel->workspace ? kernel->workspace(view, threads) : 0;
 }
 
-static inline void run_session_open(const run *run, run_session *self) {
+static inline void run_session_open(const tsr_run *run, run_session *self) {
     tsr_graph *graph;
     double tokens = (double)(run->world * run->batch * run->micro_steps) *
                     (double)run->model.seq;
@@ -112,7 +112,7 @@ static inline void run_session_close(run_session *self) {
 
 static inline tsr_trainer_options run_options(const run_session *self,
                                               int rank) {
-    const run *run = self->run;
+    const tsr_run *run = self->run;
     /* Each rank has delays of its own. */
     uint64_t delay_seed =
         run->delay_seed ? run->delay_seed + 1000 * (uint64_t)rank : 0;
@@ -139,7 +139,7 @@ typedef struct outcome {
     float state[];   /* (RUN_KINDS, elements): weights, exp_avg, exp_avg_sq */
 } outcome;
 
-static inline outcome *outcome_create(const run *run) {
+static inline outcome *outcome_create(const tsr_run *run) {
     size_t elements = (size_t)tsr_gpt_param_count(&run->model);
     size_t bytes = sizeof(outcome) + RUN_KINDS * elements * sizeof(float);
     outcome *self = shared_memory(bytes);
@@ -187,7 +187,7 @@ typedef struct run_job {
 
 static inline void run_rank(rank_context *rank) {
     const run_job *job = rank->argument;
-    const run *run = job->session->run;
+    const tsr_run *run = job->session->run;
     tsr_trainer_options options = run_options(job->session, rank->rank);
     tsr_trainer *trainer;
     CHECK_OK(tsr_trainer_create(&options, rank->bootstrap, &trainer));
@@ -214,7 +214,7 @@ static inline void outcome_check(const outcome *self) {
             memcmp(self->norms[r], self->norms[0], sizeof self->norms[0]) == 0);
 }
 
-static inline outcome *train(const run *run) {
+static inline outcome *train(const tsr_run *run) {
     run_session session;
     outcome *made = outcome_create(run);
     run_job job = {.session = &session, .outcome = made};

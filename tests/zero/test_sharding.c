@@ -7,9 +7,9 @@
 #define GLOBAL_BATCH 120
 
 /* Of losses and gradient norms. */
-#define RELATIVE 1e-4
+#define RELATIVE 1e-5
 /* Of weights. */
-#define ABSOLUTE 1e-4
+#define ABSOLUTE 1e-5
 
 typedef struct split {
     int world, batch, micro_steps;
@@ -49,7 +49,7 @@ static void check_close(const outcome *one, const outcome *many,
     }
 }
 
-static outcome *train_split(run run, const split *how) {
+static outcome *train_split(tsr_run run, const split *how) {
     CHECK(how->world * how->batch * how->micro_steps == GLOBAL_BATCH);
     run.world = how->world;
     run.batch = how->batch;
@@ -58,8 +58,8 @@ static outcome *train_split(run run, const split *how) {
 }
 
 /* splits[0] is what the others are compared with. */
-static void check_splits(const char *name, const run *run, const split *splits,
-                         size_t count) {
+static void check_splits(const char *name, const tsr_run *run,
+                         const split *splits, size_t count) {
     outcome *one = train_split(*run, &splits[0]);
     const double *losses = one->losses[0];
     CHECK_MESSAGE(losses[run->steps - 1] < losses[0],
@@ -87,39 +87,40 @@ int main(void) {
                                 {5, 12, 2}, {8, 15, 1}, {5, 4, 6}};
     static const split few[] = {{1, 120, 1}, {2, 10, 6}, {3, 10, 4},
                                 {5, 4, 6},   {8, 15, 1}, {8, 3, 5}};
-    run usual = {.model = {.layers = 2,
-                           .heads = 2,
-                           .dim = 24,
-                           .vocab = 50,
-                           .seq = 16,
-                           .norm_eps = 1e-5},
-                 .steps = 20,
-                 .kernels = TSR_KERNELS_CPU};
+    tsr_run usual = {.model = {.layers = 2,
+                               .heads = 2,
+                               .dim = 24,
+                               .vocab = 50,
+                               .seq = 16,
+                               .norm_eps = 1e-5},
+                     .steps = 20,
+                     .kernels = TSR_KERNELS_CPU};
     /* No size is a multiple of another, or of a vector. */
-    run uneven = {.model = {.layers = 1,
-                            .heads = 5,
-                            .dim = 35,
-                            .vocab = 101,
-                            .seq = 37,
-                            .norm_eps = 1e-5},
-                  .steps = 10,
-                  .kernels = TSR_KERNELS_CPU};
+    tsr_run uneven = {.model = {.layers = 1,
+                                .heads = 5,
+                                .dim = 35,
+                                .vocab = 101,
+                                .seq = 37,
+                                .norm_eps = 1e-5},
+                      .steps = 10,
+                      .kernels = TSR_KERNELS_CPU};
     /* Parameters of 5 elements: of 8 ranks, three hold nothing but padding. */
-    run tiny = {.model = {.layers = 2,
-                          .heads = 1,
-                          .dim = 5,
-                          .vocab = 11,
-                          .seq = 7,
-                          .norm_eps = 1e-5},
-                .steps = 20,
-                .kernels = TSR_KERNELS_REF};
+    tsr_run tiny = {.model = {.layers = 2,
+                              .heads = 1,
+                              .dim = 5,
+                              .vocab = 11,
+                              .seq = 7,
+                              .norm_eps = 1e-5},
+                    .steps = 20,
+                    .kernels = TSR_KERNELS_REF};
     check_splits("usual", &usual, even, COUNT(even));
     check_splits("uneven", &uneven, odd, COUNT(odd));
     check_splits("tiny", &tiny, few, COUNT(few));
-    /* Gathered copies instead of the weights themselves. */
-    tiny.memory = RUN_COPY;
-    check_splits("tiny, copied", &tiny, few, COUNT(few));
-    tiny.memory = RUN_PRIVATE;
-    check_splits("tiny, nothing shared", &tiny, few, COUNT(few));
+    for (int memory = RUN_COPY; memory < RUN_MEMORIES; memory++) {
+        char name[32];
+        snprintf(name, sizeof name, "usual, %s", run_memory_names[memory]);
+        usual.memory = (run_memory)memory;
+        check_splits(name, &usual, even, COUNT(even));
+    }
     return 0;
 }
