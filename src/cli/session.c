@@ -77,21 +77,32 @@ static tsr_status compile(cli_session *self, const workspace_query *query,
     return tsr_compile_forward(graph, &target, &self->eval_plan);
 }
 
-static tsr_status check_memory(const cli_session *self) {
-    size_t needed = tsr_plan_host_bytes(self->plan),
-           available = tsr_os_memory_available();
+static tsr_status check_memory(const cli_session *self, size_t needed) {
+    size_t available = tsr_os_memory_available();
     char need[TSR_BYTES_TEXT], have[TSR_BYTES_TEXT];
-    if (self->eval_plan)
-        needed += self->eval_plan->bytes[TSR_SPACE_PERSISTENT] *
-                  (size_t)self->flags.ranks;
     if (needed <= available)
         return TSR_OK;
-    return tsr_error(TSR_OUT_OF_MEMORY,
-                     "%lld ranks need %s of memory together, %s are available: "
-                     "lower --batch, --seq or the model's size",
-                     (long long)self->flags.ranks,
-                     tsr_format_bytes(needed, need),
-                     tsr_format_bytes(available, have));
+    return tsr_error(
+        TSR_OUT_OF_MEMORY,
+        "%lld ranks need %s%s of memory together, %s are available: lower "
+        "--batch, --seq or the model's size",
+        (long long)self->flags.ranks, self->plan ? "" : "more than ",
+        tsr_format_bytes(needed, need), tsr_format_bytes(available, have));
+}
+
+/* Weight, gradient and two moments, four bytes each: what no plan can do
+ * without. Spares compiling what cannot run. */
+static size_t least_bytes(const tsr_gpt_config *model) {
+    double bytes = 16.0 * (double)tsr_gpt_param_count(model);
+    return bytes < 1e18 ? (size_t)bytes : (size_t)1e18;
+}
+
+static size_t plan_bytes(const cli_session *self) {
+    size_t bytes = tsr_plan_host_bytes(self->plan);
+    if (self->eval_plan)
+        bytes += self->eval_plan->bytes[TSR_SPACE_PERSISTENT] *
+                 (size_t)self->flags.ranks;
+    return bytes;
 }
 
 tsr_status session_open(const session_flags *flags, bool evaluate,
@@ -104,12 +115,13 @@ tsr_status session_open(const session_flags *flags, bool evaluate,
         self.flags.threads = self.flags.threads < 1 ? 1 : self.flags.threads;
     }
     TSR_TRY_GOTO(choose_model(flags, &self.model));
+    TSR_TRY_GOTO(check_memory(&self, least_bytes(&self.model)));
     TSR_TRY_GOTO(tsr_op_table_create(&self.ops));
     TSR_TRY_GOTO(tsr_kernel_table_create(TSR_KERNELS_CPU, &self.kernels));
     TSR_TRY_GOTO(compile(
         &self, &(workspace_query){self.kernels, (int)self.flags.threads},
         evaluate));
-    TSR_TRY_GOTO(check_memory(&self));
+    TSR_TRY_GOTO(check_memory(&self, plan_bytes(&self)));
     self.plan->target.workspace = NULL; /* the query was ours, and is over */
     if (self.eval_plan)
         self.eval_plan->target.workspace = NULL;
