@@ -70,8 +70,9 @@ typedef struct tsr_comm_options {
 TSR_API tsr_status tsr_comm_create_host(tsr_bootstrap *bootstrap,
                                         const tsr_comm_options *options,
                                         tsr_comm **out_comm);
-TSR_API void tsr_comm_release(
-    tsr_comm *comm); /* takes NULL; local: does not wait for peers */
+/* Takes NULL. Local: does not wait for peers. Streams with calls of this
+ * communicator must have been synchronized. */
+TSR_API void tsr_comm_release(tsr_comm *comm);
 
 TSR_API int tsr_comm_rank(const tsr_comm *comm);
 TSR_API int tsr_comm_world(const tsr_comm *comm);
@@ -83,7 +84,8 @@ tsr_comm_capabilities(const tsr_comm *comm); /* OR of tsr_comm_capability */
 TSR_API tsr_status tsr_comm_poll(tsr_comm *comm, int *out_rank);
 
 /* Makes the whole group fail with UNAVAILABLE naming this rank: for a rank that
- * cannot go on. Thread-safe. */
+ * cannot go on; also after a call that this rank alone refused
+ * (INVALID_ARGUMENT), since its peers wait for it. Thread-safe. */
 TSR_API void tsr_comm_abort(tsr_comm *comm, const char *reason);
 
 /* A second communicator over the same ranks and the same shared memory, with an
@@ -102,10 +104,12 @@ TSR_API tsr_status tsr_comm_split(tsr_comm *comm, tsr_comm **out_comm);
 TSR_API tsr_status tsr_comm_shared_alloc(tsr_comm *comm, size_t bytes,
                                          void **out_memory);
 
-/* One tensor of a gather:   full[r * count + i] = shard_r[i].
- * shard  (count) read;   full  (world * count) written; in place when shard ==
- * full + rank * count. count  equal on all ranks; 0 is a no-op. Shards that lie
- * in the shared memory are read where they lie. */
+/* One tensor of a gather:   full[r * count + i] = shard_r[i]
+ *
+ * shard  (count) read. Where all ranks' shards lie in the shared memory, peers
+ *        read them where they lie
+ * full   (world * count) written; in place when shard == full + rank * count
+ * count  elements, equal on all ranks; 0 is a no-op */
 typedef struct tsr_gather {
     const void *shard;
     void *full;
@@ -120,14 +124,20 @@ TSR_API tsr_status tsr_comm_gather(tsr_comm *comm, const tsr_gather *gathers,
                                    size_t gather_count, tsr_stream *stream);
 
 /* One tensor of a reduce-scatter, summed in rank order in f32 (i32: in i32):
- *   shard[i] = (accumulate ? shard[i] : 0) + scale * sum over r of full_r[rank
- * * count + i] full   (world * count) of wire dtype, read;   shard  (count) of
- * out dtype, written valid  elements of full that exist: full may be shorter
- * than world * count; those past `valid` count as 0 and are never read. world *
- * count for all. square_sum  may be NULL: receives the sum of squares of the
- * written shard, f32 rounded from a double summed in fixed blocks f32, bf16 and
- * f16 may differ between wire and out; i32 only i32 with scale 1; u8 is
- * refused. */
+ *
+ *   shard[i] = (accumulate ? shard[i] : 0)
+ *            + scale * sum over r of full_r[rank * count + i]
+ *
+ * full        (world * count) of wire dtype, read
+ * shard       (count) of out dtype, written
+ * valid       elements of full that exist: full may be shorter than
+ *             world * count; those past `valid` count as 0 and are never read.
+ *             May differ between ranks
+ * square_sum  may be NULL: the sum of squares of the written shard, rounded
+ *             from a double that is summed in fixed blocks
+ *
+ * f32, bf16 and f16 may differ between wire and out; i32 goes with i32 and
+ * scale 1 only; u8 is refused. */
 typedef struct tsr_reduce {
     const void *full;
     void *shard;

@@ -60,12 +60,17 @@ TSR_API tsr_status tsr_pipeline_run(tsr_plan *plan,
 
 /* The whole way from a forward graph with a loss (transferred, also on failure)
  * to a verified training plan with sections micro_first, micro_next (when
- * micro_steps > 1) and update. Adds the inputs and states: "schedule" f32 [2]
- * learning rate and step, counted from 1, written by the host before the update
- *   "grad_norm" f32 [1] of the latest update
- *   "NAME.grad", "NAME.exp_avg", "NAME.exp_avg_sq" of each parameter's shard;
- * the shard itself is called NAME. Errors: OUT_OF_MEMORY when target->memory is
- * too small: says what is needed. */
+ * micro_steps > 1) and update. A parameter NAME becomes its shard, also called
+ * NAME. Adds the inputs and states:
+ *
+ *   "schedule"         f32 [2]: learning rate, and step counted from 1; written
+ *                      by the host before the update
+ *   "grad_norm"        f32 [1]: of the latest update, before clipping
+ *   "NAME.grad"        f32 [shard]: the reduced gradient
+ *   "NAME.exp_avg"     f32 [shard], and "NAME.exp_avg_sq": AdamW's moments
+ *
+ * Errors: OUT_OF_MEMORY (target->memory is too small; says what is needed);
+ * INVALID_ARGUMENT, UNSUPPORTED (the graph cannot be differentiated). */
 TSR_API tsr_status tsr_compile_training(tsr_graph *graph,
                                         const tsr_target *target,
                                         const tsr_training *training,

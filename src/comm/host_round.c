@@ -184,26 +184,30 @@ tsr_status tsr_host_rendezvous(tsr_host_comm *comm) {
     return TSR_OK;
 }
 
-tsr_status tsr_host_read_begin(tsr_host_comm *comm) {
-    _Atomic uint32_t *reading = &comm->control->lines[comm->base.rank].reading;
-    /* First the flag, then the failure word; who fails looks at them the other
-     * way round. So either we stop here or it waits for us. */
-    atomic_store(reading, 1);
-    tsr_status status = tsr_host_failure(comm->group, NULL);
-    if (status != TSR_OK)
-        atomic_store(reading, 0);
-    return status;
-}
-
-tsr_status tsr_host_read_end(tsr_host_comm *comm) {
+/* This rank's call fails, and its memory may be freed next: no other thread may
+ * still read it. Those that begin later see the failure. */
+static tsr_status leave_reading(tsr_host_comm *comm, tsr_status status) {
     tsr_host_line *lines = comm->control->lines;
+    if (status == TSR_OK)
+        return TSR_OK;
     atomic_store(&lines[comm->base.rank].reading, 0);
-    tsr_status status = tsr_host_rendezvous(comm);
-    if (status != TSR_OK && comm->group->one_address_space)
+    if (comm->group->one_address_space)
         for (int r = 0; r < comm->base.world; r++)
             while (atomic_load(&lines[r].reading))
                 tsr_host_nap(comm->group, &lines[r].reading, 1);
     return status;
+}
+
+tsr_status tsr_host_read_begin(tsr_host_comm *comm) {
+    /* First the flag, then the failure word; who fails looks at them the other
+     * way round. So either we stop here or it waits for us. */
+    atomic_store(&comm->control->lines[comm->base.rank].reading, 1);
+    return leave_reading(comm, tsr_host_failure(comm->group, NULL));
+}
+
+tsr_status tsr_host_read_end(tsr_host_comm *comm) {
+    atomic_store(&comm->control->lines[comm->base.rank].reading, 0);
+    return leave_reading(comm, tsr_host_rendezvous(comm));
 }
 
 /* ---- agreement ---- */

@@ -49,3 +49,17 @@ bool tsr_order_before(const tsr_order *order, tsr_node_id a, tsr_node_id b) {
         return first->section < second->section;
     return order->clock[b.index][first->stream] >= a.index;
 }
+
+static bool frees(const tsr_graph *graph, const tsr_node *node) {
+    return (tsr_graph_op(graph, node)->flags & TSR_OP_FREES) != 0;
+}
+
+int32_t tsr_ended_count(const tsr_graph *graph, const tsr_node *node) {
+    return frees(graph, node) ? node->inputs.count : node->outputs.count;
+}
+
+tsr_value_id tsr_ended_at(const tsr_graph *graph, const tsr_node *node,
+                          int32_t k) {
+    return frees(graph, node) ? tsr_graph_inputs(graph, node)[k]
+                              : tsr_graph_must_alias(graph, node, k);
+}

@@ -29,4 +29,11 @@ void tsr_order_join(tsr_order *order, tsr_node_id before);
  */
 bool tsr_order_before(const tsr_order *order, tsr_node_id a, tsr_node_id b);
 
+/* The values that a node ends, for k in [0, tsr_ended_count): it frees them, or
+ * writes over them. tsr_ended_at may give none. Cost: constant, so that wide
+ * nodes (a fence of all shards) stay linear. */
+int32_t tsr_ended_count(const tsr_graph *graph, const tsr_node *node);
+tsr_value_id tsr_ended_at(const tsr_graph *graph, const tsr_node *node,
+                          int32_t k);
+
 #endif

@@ -19,56 +19,77 @@ static tsr_status check_after(const tsr_plan *plan, tsr_node_id id) {
     return TSR_OK;
 }
 
+typedef struct checker {
+    const tsr_plan *plan;
+    const tsr_graph *graph;
+    tsr_order order;
+    int32_t (*readers)[TSR_STREAM_CLASSES]; /* (values) latest reader on each
+                                               stream; -1 */
+} checker;
+
+/* What a node reads is made before it starts. */
+static tsr_status check_reads(const checker *self, tsr_node_id id) {
+    const tsr_graph *graph = self->graph;
+    const tsr_node *node = tsr_graph_node_at(graph, id);
+    for (int32_t i = 0; i < node->inputs.count; i++) {
+        tsr_value_id input = tsr_graph_inputs(graph, node)[i];
+        tsr_node_id producer = tsr_graph_value(graph, input)->producer;
+        char label[TSR_LABEL_BYTES];
+        if (producer.index >= 0 &&
+            !tsr_order_before(&self->order, producer, id))
+            return tsr_violation(
+                self->plan, "use before wait", id, input,
+                "nothing orders it after %s on the %s stream",
+                tsr_graph_node_label(graph, producer, label),
+                tsr_stream_class_name(
+                    tsr_graph_node_at(graph, producer)->stream));
+    }
+    return TSR_OK;
+}
+
+/* What a node ends has been read by all its readers before it starts. */
+static tsr_status check_ends(const checker *self, tsr_node_id id) {
+    const tsr_graph *graph = self->graph;
+    const tsr_node *node = tsr_graph_node_at(graph, id);
+    for (int32_t k = 0; k < tsr_ended_count(graph, node); k++) {
+        tsr_value_id ended = tsr_ended_at(graph, node, k);
+        for (int s = 0; tsr_has_value(ended) && s < TSR_STREAM_CLASSES; s++) {
+            tsr_node_id reader = {self->readers[ended.index][s]};
+            char label[TSR_LABEL_BYTES];
+            if (reader.index >= 0 &&
+                !tsr_order_before(&self->order, reader, id))
+                return tsr_violation(
+                    self->plan, "overwritten while read", id, ended,
+                    "nothing orders it after its reader %s",
+                    tsr_graph_node_label(graph, reader, label));
+        }
+    }
+    return TSR_OK;
+}
+
 tsr_status tsr_verify_scheduled(const tsr_plan *plan) {
     tsr_status status = TSR_OK;
     const tsr_graph *graph = plan->graph;
-    tsr_order order = {0};
-    int32_t(*readers)[TSR_STREAM_CLASSES] =
-        NULL; /* (values) latest reader on each stream; -1 */
-    char label[TSR_LABEL_BYTES];
+    checker self = {.plan = plan, .graph = graph};
 
     for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++)
         TSR_TRY(check_after(plan, (tsr_node_id){n}));
-    TSR_TRY_GOTO(tsr_order_of(graph, &order));
-    TSR_TRY_GOTO(
-        tsr_alloc(graph->values.count, sizeof *readers, (void **)&readers));
+    TSR_TRY_GOTO(tsr_order_of(graph, &self.order));
+    TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof *self.readers,
+                           (void **)&self.readers));
     for (size_t v = 0; v < graph->values.count; v++)
         for (int s = 0; s < TSR_STREAM_CLASSES; s++)
-            readers[v][s] = -1;
+            self.readers[v][s] = -1;
     for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++) {
         const tsr_node *node = &graph->nodes.data[n];
-        for (int32_t i = 0; i < node->inputs.count; i++) {
-            tsr_value_id input = tsr_graph_inputs(graph, node)[i];
-            tsr_node_id producer = tsr_graph_value(graph, input)->producer;
-            if (producer.index >= 0 &&
-                !tsr_order_before(&order, producer, (tsr_node_id){n})) {
-                status = tsr_violation(
-                    plan, "use before wait", (tsr_node_id){n}, input,
-                    "nothing orders it after %s on the %s stream",
-                    tsr_graph_node_label(graph, producer, label),
-                    tsr_stream_class_name(
-                        graph->nodes.data[producer.index].stream));
-                goto done;
-            }
-            for (int s = 0;
-                 tsr_node_consumes(graph, node, i) && s < TSR_STREAM_CLASSES;
-                 s++) {
-                tsr_node_id reader = {readers[input.index][s]};
-                if (reader.index < 0 ||
-                    tsr_order_before(&order, reader, (tsr_node_id){n}))
-                    continue;
-                status = tsr_violation(
-                    plan, "overwritten while read", (tsr_node_id){n}, input,
-                    "nothing orders it after its reader %s",
-                    tsr_graph_node_label(graph, reader, label));
-                goto done;
-            }
-        }
+        TSR_TRY_GOTO(check_reads(&self, (tsr_node_id){n}));
+        TSR_TRY_GOTO(check_ends(&self, (tsr_node_id){n}));
         for (int32_t i = 0; i < node->inputs.count; i++)
-            readers[tsr_graph_inputs(graph, node)[i].index][node->stream] = n;
+            self.readers[tsr_graph_inputs(graph, node)[i].index][node->stream] =
+                n;
     }
 done:
-    tsr_free(readers);
-    tsr_order_release(&order);
+    tsr_free(self.readers);
+    tsr_order_release(&self.order);
     return status;
 }

@@ -1,6 +1,6 @@
-/* Second stage: the ZeRO protocol. Every gathered copy is gathered, waited for,
- * released once; every gradient is reduced once; shards are written behind
- * fences. */
+/* Second stage: the ZeRO protocol of a micro-step. Every gathered copy is
+ * gathered, waited for, released once; every gradient is reduced once.
+ * verify_update.c goes on with the update. */
 #include "graph/verify.h"
 
 typedef struct checker {
@@ -11,20 +11,12 @@ typedef struct checker {
     int32_t *readers;  /* (values) how many nodes read it */
     int32_t (*reduced)[TSR_SECTIONS]; /* (params) how many reduces write its
                                          gradient shard */
-    int32_t *updated; /* (params) how many nodes write its shard */
 } checker;
 
-static const tsr_op *producer_op(const tsr_graph *graph, tsr_value_id value) {
+bool tsr_made_by(const tsr_graph *graph, tsr_value_id value, const char *op) {
     tsr_node_id producer = tsr_graph_value(graph, value)->producer;
-    return producer.index < 0
-               ? NULL
-               : tsr_graph_op(graph, tsr_graph_node_at(graph, producer));
-}
-
-static bool made_by(const tsr_graph *graph, tsr_value_id value,
-                    const char *op) {
-    const tsr_op *producer = producer_op(graph, value);
-    return producer && strcmp(producer->name, op) == 0;
+    return producer.index >= 0 &&
+           tsr_node_is(graph, tsr_graph_node_at(graph, producer), op);
 }
 
 static void count_uses(checker *self) {
@@ -61,8 +53,9 @@ static tsr_status check_gather(const checker *self, tsr_node_id id,
                             &graph->params.data[to->param.index].type))
             return tsr_violation(self->plan, "type mismatch", id, copy,
                                  "the copy has not its parameter's type");
-        if (from->producer.index >= 0 && self->plan->target.gather_alias &&
-            !made_by(graph, shard, "fence_writers"))
+        bool written = from->producer.index >= 0 || node->section == TSR_UPDATE;
+        if (written && self->plan->target.gather_alias &&
+            !tsr_made_by(graph, shard, "fence_writers"))
             return tsr_violation(self->plan, "read without fence", id, shard,
                                  "peers may still write their shards; "
                                  "fence_writers must come between");
@@ -82,7 +75,7 @@ static tsr_status check_wait(const checker *self, tsr_node_id id,
     for (int32_t i = 0; i < node->inputs.count; i++) {
         tsr_value_id input = tsr_graph_inputs(self->graph, node)[i],
                      output = tsr_graph_outputs(self->graph, node)[i];
-        if (!made_by(self->graph, input, "gather"))
+        if (!tsr_made_by(self->graph, input, "gather"))
             return tsr_violation(self->plan, "wait without gather", id, input,
                                  "no gather makes it");
         if (self->releases[output.index] == 0)
@@ -100,7 +93,7 @@ static tsr_status check_release(const checker *self, tsr_node_id id,
                                 const tsr_node *node) {
     for (int32_t i = 0; i < node->inputs.count; i++) {
         tsr_value_id input = tsr_graph_inputs(self->graph, node)[i];
-        if (!made_by(self->graph, input, "wait"))
+        if (!tsr_made_by(self->graph, input, "wait"))
             return tsr_violation(self->plan, "release without gather", id,
                                  input, "it is no copy that was waited for");
     }
@@ -116,6 +109,11 @@ static tsr_status check_reduce(checker *self, tsr_node_id id,
     if (node->section == TSR_UPDATE)
         return tsr_violation(self->plan, "reduce outside a micro-step", id,
                              TSR_NO_VALUE, "gradients are made in micro-steps");
+    tsr_value_id square_sum = tsr_graph_inputs(graph, node)[2 * count];
+    if (tsr_graph_value(graph, square_sum)->role != TSR_ROLE_STATE)
+        return tsr_violation(self->plan, "reduce mismatch", id, square_sum,
+                             "square_sum must be a declared state, for the "
+                             "update to read");
     for (int32_t i = 0; i < count; i++) {
         tsr_value_id full = tsr_graph_inputs(graph, node)[i],
                      shard = tsr_graph_inputs(graph, node)[count + i];
@@ -142,6 +140,9 @@ static tsr_status check_reduce(checker *self, tsr_node_id id,
 
 static tsr_status check_all_reduced(const checker *self) {
     const tsr_graph *graph = self->graph;
+    bool present[TSR_SECTIONS] = {false};
+    for (size_t n = 0; n < graph->nodes.count; n++)
+        present[graph->nodes.data[n].section] = true;
     for (size_t v = 0; v < graph->values.count; v++) {
         const tsr_value *value = &graph->values.data[v];
         tsr_value_id id = {(int32_t)v};
@@ -151,105 +152,35 @@ static tsr_status check_all_reduced(const checker *self) {
                                  value->producer, id, "no reduce takes it");
         if (value->role != TSR_ROLE_GRAD_SHARD || value->producer.index >= 0)
             continue;
-        for (int s = TSR_MICRO_FIRST; s < TSR_UPDATE; s++) {
-            bool present = false;
-            for (size_t n = 0; n < graph->nodes.count && !present; n++)
-                present = graph->nodes.data[n].section == (tsr_section)s;
-            if (present && self->reduced[value->param.index][s] == 0)
+        for (int s = TSR_MICRO_FIRST; s < TSR_UPDATE; s++)
+            if (present[s] && self->reduced[value->param.index][s] == 0)
                 return tsr_violation(self->plan, "gradient never reduced",
                                      TSR_NO_NODE, id,
                                      "no reduce of section %s writes it",
                                      tsr_section_name((tsr_section)s));
-        }
     }
     return TSR_OK;
 }
 
+/* Ops that can accumulate: the first micro-step writes, later ones add. An
+ * attribute left out is 0. */
 static tsr_status check_accumulate(const checker *self, tsr_node_id id,
                                    const tsr_node *node) {
-    for (int32_t i = 0; i < node->attrs.count; i++) {
-        const tsr_attr *attr = &tsr_graph_attrs(self->graph, node)[i];
-        if (strcmp(attr->name, "accumulate") == 0 &&
-            attr->integer != (node->section == TSR_MICRO_NEXT))
-            return tsr_violation(
-                self->plan, "wrong accumulation", id, TSR_NO_VALUE,
-                "accumulate=%lld in section %s: the first micro-step writes, "
-                "later ones add",
-                (long long)attr->integer, tsr_section_name(node->section));
-    }
-    return TSR_OK;
-}
-
-/* ---- shards ---- */
-
-static bool is_fence(const tsr_graph *graph, const tsr_node *node) {
-    return tsr_node_is(graph, node, "fence_readers") ||
-           tsr_node_is(graph, node, "fence_writers");
-}
-
-/* Whether a fence_writers of the section takes the value, perhaps after more
- * writes. */
-static bool reaches_fence(const tsr_graph *graph, tsr_value_id value) {
-    for (int32_t n = tsr_graph_value(graph, value)->producer.index + 1;
-         n < (int32_t)graph->nodes.count; n++) {
-        const tsr_node *node = &graph->nodes.data[n];
-        for (int32_t i = 0; i < node->outputs.count; i++) {
-            if (tsr_graph_must_alias(graph, node, i).index != value.index)
-                continue;
-            if (tsr_node_is(graph, node, "fence_writers"))
-                return true;
-            value = tsr_graph_outputs(graph, node)[i];
-            break;
-        }
-    }
-    return false;
-}
-
-static tsr_status check_shard_write(checker *self, tsr_node_id id,
-                                    const tsr_node *node) {
-    const tsr_graph *graph = self->graph;
-    if (is_fence(graph, node))
+    const tsr_op *op = tsr_graph_op(self->graph, node);
+    if (!op->attrs || !strstr(op->attrs, "accumulate"))
         return TSR_OK;
-    for (int32_t i = 0; i < node->outputs.count; i++) {
-        tsr_value_id output = tsr_graph_outputs(graph, node)[i],
-                     input = tsr_graph_must_alias(graph, node, i);
-        const tsr_value *value = tsr_graph_value(graph, output);
-        if (value->role != TSR_ROLE_PARAM_SHARD || !tsr_has_value(input))
-            continue;
-        if (node->section != TSR_UPDATE)
-            return tsr_violation(self->plan, "shard written in a micro-step",
-                                 id, output, "only the update writes weights");
-        if (++self->updated[value->param.index] > 1)
-            return tsr_violation(self->plan, "shard updated twice", id, output,
-                                 "an earlier node of the update writes it too");
-        if (!self->plan->target.gather_alias)
-            continue;
-        if (!made_by(graph, input, "fence_readers"))
-            return tsr_violation(self->plan, "write without fence", id, input,
-                                 "peers may still read these weights; "
-                                 "fence_readers must come between");
-        if (!reaches_fence(graph, output))
-            return tsr_violation(
-                self->plan, "write without fence", id, output,
-                "no fence_writers tells peers that it is written");
-    }
-    return TSR_OK;
-}
-
-static tsr_status check_all_updated(const checker *self) {
-    const tsr_graph *graph = self->graph;
-    if (graph->nodes.count == 0 ||
-        graph->nodes.data[graph->nodes.count - 1].section != TSR_UPDATE)
+    tsr_op_view view = {.attrs = tsr_graph_attrs(self->graph, node),
+                        .attr_count = (size_t)node->attrs.count};
+    int64_t accumulate = tsr_view_int(&view, "accumulate", 0);
+    if (accumulate == (node->section == TSR_MICRO_NEXT))
         return TSR_OK;
-    for (size_t v = 0; v < graph->values.count; v++) {
-        const tsr_value *value = &graph->values.data[v];
-        if (value->role == TSR_ROLE_GRAD_SHARD && value->producer.index < 0 &&
-            self->updated[value->param.index] == 0)
-            return tsr_violation(self->plan, "shard never updated", TSR_NO_NODE,
-                                 (tsr_value_id){(int32_t)v},
-                                 "its gradient is reduced but nothing uses it");
-    }
-    return TSR_OK;
+    return tsr_violation(
+        self->plan, "wrong accumulation", id,
+        node->outputs.count > 0 ? tsr_graph_outputs(self->graph, node)[0]
+                                : TSR_NO_VALUE,
+        "accumulate=%lld in section %s: the first micro-step writes, later "
+        "ones add",
+        (long long)accumulate, tsr_section_name(node->section));
 }
 
 static tsr_status check_node(checker *self, tsr_node_id id) {
@@ -262,7 +193,6 @@ static tsr_status check_node(checker *self, tsr_node_id id) {
                                  tsr_graph_inputs(graph, node)[i],
                                  "a whole parameter is used without a gather");
     TSR_TRY(check_accumulate(self, id, node));
-    TSR_TRY(check_shard_write(self, id, node));
     if (tsr_node_is(graph, node, "gather"))
         return check_gather(self, id, node);
     if (tsr_node_is(graph, node, "wait"))
@@ -286,15 +216,12 @@ tsr_status tsr_verify_sharded(const tsr_plan *plan) {
                            (void **)&self.readers));
     TSR_TRY_GOTO(tsr_alloc(graph->params.count, sizeof *self.reduced,
                            (void **)&self.reduced));
-    TSR_TRY_GOTO(tsr_alloc(graph->params.count, sizeof(int32_t),
-                           (void **)&self.updated));
     count_uses(&self);
     for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++)
         TSR_TRY_GOTO(check_node(&self, (tsr_node_id){n}));
     TSR_TRY_GOTO(check_all_reduced(&self));
-    TSR_TRY_GOTO(check_all_updated(&self));
+    status = tsr_verify_update(plan);
 done:
-    tsr_free(self.updated);
     tsr_free(self.reduced);
     tsr_free(self.readers);
     tsr_free(self.releases);

@@ -111,9 +111,27 @@ static tsr_space space_of(const tsr_value *value) {
                                              : TSR_SPACE_TRANSIENT;
 }
 
+/* A gather that moves bytes writes whole shards, padding included. */
+static size_t bytes_of(const planner *self, const tsr_value *value) {
+    const tsr_target *target = &self->plan->target;
+    if (value->role != TSR_ROLE_GATHERED)
+        return tsr_type_bytes(&value->type);
+    const tsr_param *param = &self->graph->params.data[value->param.index];
+    return (size_t)tsr_shard_count(param, target->world) *
+           (size_t)target->world * tsr_dtype_bytes(value->type.dtype);
+}
+
+static bool read_once(const tsr_graph *graph, const tsr_node *node,
+                      tsr_value_id input) {
+    int uses = 0;
+    for (int32_t i = 0; i < node->inputs.count; i++)
+        uses += tsr_graph_inputs(graph, node)[i].index == input.index;
+    return uses == 1;
+}
+
 /* Whether output may take over the storage of `input`, read by node n: nobody
- * reads any of its values later, and every node that touched it ends before n.
- */
+ * reads any of its values later, n itself does so as one input only, and every
+ * node that touched it ends before n. */
 static bool can_take_over(const planner *self, const tsr_order *order,
                           int32_t n, tsr_value_id input, tsr_value_id output) {
     const tsr_value *from = tsr_graph_value(self->graph, input),
@@ -122,7 +140,8 @@ static bool can_take_over(const planner *self, const tsr_order *order,
     if (old->fixed || old->space != space_of(to) ||
         from->role == TSR_ROLE_GATHERED ||
         tsr_type_bytes(&from->type) != tsr_type_bytes(&to->type) ||
-        old->pending > 0)
+        old->pending > 0 ||
+        !read_once(self->graph, &self->graph->nodes.data[n], input))
         return false;
     for (int s = 0; s < TSR_STREAM_CLASSES; s++)
         if (old->touched[s] >= 0 && old->touched[s] != n &&
@@ -157,7 +176,7 @@ static tsr_status assign_output(planner *self, const tsr_order *order,
             (storage){.space = space_of(value),
                       .first = n,
                       .last = n,
-                      .bytes = aligned(self, tsr_type_bytes(&value->type))}));
+                      .bytes = aligned(self, bytes_of(self, value))}));
     }
     self->storages.data[self->storage_of[id.index]].pending +=
         self->reads[id.index];

@@ -70,9 +70,9 @@ static tsr_status find_edges(scheduler *self) {
         ender[v] = -1;
     for (int32_t n = 0; n < self->count; n++) {
         const tsr_node *node = &graph->nodes.data[self->first + n];
-        for (int32_t i = 0; i < node->inputs.count; i++)
-            if (tsr_node_consumes(graph, node, i))
-                ender[tsr_inputs_of(graph, node)[i].index] = n;
+        for (int32_t k = 0; k < tsr_ended_count(graph, node); k++)
+            if (tsr_has_value(tsr_ended_at(graph, node, k)))
+                ender[tsr_ended_at(graph, node, k).index] = n;
     }
     for (int32_t n = 0; n < self->count; n++) {
         const tsr_node *node = &graph->nodes.data[self->first + n];
@@ -325,12 +325,14 @@ static void find_before(const tsr_graph *graph, int32_t n,
             graph->nodes.data[producer].section == node->section &&
             producer > before[graph->nodes.data[producer].stream])
             before[graph->nodes.data[producer].stream] = producer;
-        for (int s = 0;
-             tsr_node_consumes(graph, node, i) && s < TSR_STREAM_CLASSES; s++)
-            if (readers[input.index][s] > before[s] &&
-                graph->nodes.data[readers[input.index][s]].section ==
+    }
+    for (int32_t k = 0; k < tsr_ended_count(graph, node); k++) {
+        tsr_value_id ended = tsr_ended_at(graph, node, k);
+        for (int s = 0; tsr_has_value(ended) && s < TSR_STREAM_CLASSES; s++)
+            if (readers[ended.index][s] > before[s] &&
+                graph->nodes.data[readers[ended.index][s]].section ==
                     node->section)
-                before[s] = readers[input.index][s];
+                before[s] = readers[ended.index][s];
     }
 }
 

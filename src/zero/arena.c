@@ -1,8 +1,10 @@
 /* The memory of one rank, laid out by its plans.
  *
- *   shared memory (one a host):  weights | gradients of rank 0 | gradients of
- * rank 1 | ... private memory (one a rank): [weights | gradients, when not
- * shared] transient | persistent of plan 0 | of plan 1 | ...  */
+ *   shared memory, one a host:
+ *     weights | gradients of rank 0 | gradients of rank 1 | ...
+ *   private memory, one a rank:
+ *     [weights | gradients: when not shared] | transient
+ *     | persistent of plan 0 | persistent of plan 1 | ... */
 #include "zero/arena.h"
 
 #include "base/memory.h"

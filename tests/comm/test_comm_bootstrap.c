@@ -59,11 +59,11 @@ static void missing_body(rank_context *rank) {
 static void late_body(rank_context *rank) {
     const bad_rank *fault = rank->argument;
     if (rank->rank == fault->victim) {
-        sleep_ms(1000);
+        sleep_ms(1700);
         CHECK(exchange_int(rank, 20000) == TSR_UNAVAILABLE);
         return;
     }
-    CHECK_FAILS(exchange_int(rank, rank->rank == 0 ? 200 : 20000),
+    CHECK_FAILS(exchange_int(rank, rank->rank == 0 ? 700 : 20000),
                 TSR_UNAVAILABLE, fault->text);
 }
 

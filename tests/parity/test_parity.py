@@ -22,14 +22,17 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, GenerationConfig, GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers.utils import logging
 
 import reference
 
-GRAD_TOLERANCE = 1e-4  # of a tensor's largest gradient
-LOGITS_TOLERANCE = 1e-4  # of the largest logit
-LOSS_TOLERANCE = 1e-3  # absolute, every step
-RATE_TOLERANCE = 1e-6  # relative: the library keeps rates in f32
-NORM_TOLERANCE = 1e-3  # relative, every step
+# Ten to thirty times what was measured; torch in float32 is as far from float64.
+GRAD_TOLERANCE = 2e-5  # of a tensor's largest gradient
+LOGITS_TOLERANCE = 1e-5  # of the largest logit
+LOSS_TOLERANCE = 2e-5  # absolute, every step
+NORM_TOLERANCE = 5e-5  # of the largest norm, every step
+RATE_TOLERANCE = 1e-6  # of the largest rate: they are dumped as float32
+UPDATE_TOLERANCE = 1e-3  # of the change of a tensor in all steps, root mean square
 
 
 @dataclasses.dataclass
@@ -55,12 +58,14 @@ class Case:
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
-    weight_decay: float = 0.1
+    weight_decay: float = 0.5  # strong, to show in few steps
     clip: float = 1.0
 
 
 # No size divides another; some positions are never used.
 ODD = {"layers": 3, "heads": 5, "dim": 35, "vocab": 101, "positions": 41, "seq": 37, "batch": 3}
+# More than one tile of queries and of the vocabulary.
+LONG = {"layers": 1, "heads": 3, "dim": 48, "vocab": 2111, "positions": 150, "seq": 150, "batch": 1}
 
 CASES = [
     Case("regular-ref", "ref", "alias", 1),
@@ -69,6 +74,7 @@ CASES = [
     Case("odd-cpu", "cpu", "alias", 1, threads=2, **ODD),
     Case("loaded-ref", "ref", "alias", 1, load="GPT2Model", **ODD),
     Case("loaded-cpu", "cpu", "alias", 2, load="GPT2LMHeadModel", lr=1e-3),
+    Case("long-cpu", "cpu", "copy", 1, load="GPT2LMHeadModel", lr=1e-3, **LONG),
 ]
 
 failures = []
@@ -96,6 +102,19 @@ def check_close(what, ours, theirs, tolerance):
     return found
 
 
+def check_update(at, name, init, ours, theirs):
+    """Compares what training made of a parameter. The bias of the keys is left
+    out: attention does not depend on it, its gradient is rounding noise, and
+    AdamW scales noise up to whole steps."""
+    change, off = theirs - init, ours - theirs
+    if name.endswith("c_attn.bias"):
+        third = init.shape[0] // 3
+        change, off = (torch.cat([x[:third], x[2 * third :]]) for x in (change, off))
+    found = (off.norm() / change.norm()).item()
+    check(found <= UPDATE_TOLERANCE, f"{at}: update of {name} off by {found:.2e}, {UPDATE_TOLERANCE:.0e} is allowed")
+    return found
+
+
 def make_samples(case):
     """(count, seq + 1) i32: each token mostly follows from the one before."""
     generator = np.random.default_rng(case.seed)
@@ -117,7 +136,7 @@ def make_model(case, folder):
     model = {"GPT2Model": GPT2Model, "GPT2LMHeadModel": GPT2LMHeadModel}[case.load](config)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            mean = 1.0 if ".ln_" in name and name.endswith("weight") else 0.0
+            mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
             # Products of about 1 a feature: attention far from uniform.
             std = 1 / math.sqrt(p.shape[0]) if "h." in name and p.dim() > 1 else 0.2
             p.normal_(mean, std)
@@ -165,14 +184,9 @@ def check_training(case, found, samples):
         norm = check_close(f"{at}: norms", found["norms"], norms, NORM_TOLERANCE)
         off = (found["losses"].double() - losses).abs().max().item()
         check(off <= LOSS_TOLERANCE, f"{at}: losses off by {off:.2e}, at most {LOSS_TOLERANCE:.0e} is allowed")
-        final = {
-            name: distance(found["final." + name], value) for name, value in run["final"].items()
-        }
-        worst[kind] = f"logits {logits:.1e} grad {max(grads):.1e} loss {off:.1e} norm {norm:.1e}"
-        print(sorted(((round(v/1e-7)*1e-7, k) for k, v in final.items()), reverse=True)[:5])
+        update = max(check_update(at, name, init[name], found["final." + name], run["final"][name]) for name in init)
+        worst[kind] = f"logits {logits:.1e} grad {max(grads):.1e} loss {off:.1e} norm {norm:.1e} update {update:.1e}"
     losses = theirs[torch.float64]["losses"]
-    print((np.array(theirs[torch.float32]["losses"])-np.array(losses)))
-    print(theirs[torch.float64]["norms"])
     # A run that learns nothing would show no mistake of the optimizer's.
     check(losses[-1] < losses[0] - 0.2, f"{case.name}: the loss went from {losses[0]:.3f} to {losses[-1]:.3f} only")
     yardstick = max(distance(g, theirs[torch.float64]["grad"][n]) for n, g in theirs[torch.float32]["grad"].items())
@@ -215,6 +229,7 @@ def check_loaded(case, found, samples, folder):
 
 def main():
     torch.set_num_threads(1)
+    logging.disable_progress_bar()
     for case in CASES:
         print(case.name, flush=True)
         with tempfile.TemporaryDirectory(prefix="tessera-parity-") as name:
