@@ -76,8 +76,8 @@ TSR_API tsr_status tsr_executor_enqueue(tsr_executor *executor, tsr_task task,
                                         void *context);
 
 /* Waits for everything enqueued. The first failure of a node (named), kernel or
- * peer is returned; a failure of this rank makes its group fail, so that no
- * peer waits for it. */
+ * peer is returned. A kernel's failure makes its rank's group fail at once, so
+ * that no peer waits for it or uses what it would have sent. */
 TSR_API tsr_status tsr_executor_synchronize(tsr_executor *executor);
 
 /* Refuses to start when ranks hold different plans: compares hashes, then

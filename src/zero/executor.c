@@ -40,6 +40,7 @@ typedef struct step {
         float **buffers;     /* (call_count) all_reduce */
     } calls;
     const tsr_kernel *kernel;
+    tsr_comm *comm; /* told of the kernel's failure; may be NULL */
     tsr_kernel_call call;
     void *state;      /* of the kernel */
     void **addresses; /* (inputs + outputs) */
@@ -126,6 +127,7 @@ static tsr_status prepare_kernel(tsr_executor *self, step *at,
     at->call.workspace =
         node->workspace_bytes ? transient + node->workspace_offset : NULL;
     at->call.device = self->options.device;
+    at->comm = self->options.reduce_comm;
     at->kind = STEP_KERNEL;
     return TSR_OK;
 }
@@ -296,12 +298,19 @@ void tsr_executor_release(tsr_executor *self) {
 
 /* ---- walking ---- */
 
+/* A rank that fails ends its group at once, before its peers take what this
+ * step would have given them. */
 static tsr_status run_kernel(void *context) {
+    char message[TSR_MESSAGE_BYTES];
     step *at = context;
     tsr_status status = at->kernel->run(&at->call);
-    return status == TSR_OK ? TSR_OK
-                            : tsr_error_at(status, "op '%s' (layer '%s')",
-                                           at->op, at->layer);
+    if (status == TSR_OK)
+        return TSR_OK;
+    tsr_error_at(status, "op '%s' (layer '%s')", at->op, at->layer);
+    snprintf(message, sizeof message, "%s", tsr_last_error());
+    if (at->comm)
+        tsr_comm_abort(at->comm, message);
+    return tsr_error(status, "%s", message);
 }
 
 static tsr_status enqueue_call(tsr_executor *self, step *at) {
@@ -377,9 +386,5 @@ tsr_status tsr_executor_synchronize(tsr_executor *self) {
         first = status;
         snprintf(message, sizeof message, "%s", tsr_last_error());
     }
-    if (first == TSR_OK)
-        return TSR_OK;
-    if (self->options.reduce_comm && first != TSR_UNAVAILABLE)
-        tsr_comm_abort(self->options.reduce_comm, message);
-    return tsr_error(first, "%s", message);
+    return first == TSR_OK ? TSR_OK : tsr_error(first, "%s", message);
 }

@@ -62,7 +62,7 @@ class Case:
     clip: float = 1.0
 
 
-# No size divides another; some positions are never used.
+# No multiple of any vector or tile; some positions are never used.
 ODD = {"layers": 3, "heads": 5, "dim": 35, "vocab": 101, "positions": 41, "seq": 37, "batch": 3}
 # More than one tile of queries and of the vocabulary.
 LONG = {"layers": 1, "heads": 3, "dim": 48, "vocab": 2111, "positions": 150, "seq": 150, "batch": 1}
@@ -126,14 +126,17 @@ def make_samples(case):
     return samples
 
 
+MODELS = {"GPT2Model": GPT2Model, "GPT2LMHeadModel": GPT2LMHeadModel}
+
+
 def make_model(case, folder):
     """A model of transformers with no parameter left at 0 or 1."""
     torch.manual_seed(case.seed)
     config = GPT2Config(
         n_layer=case.layers, n_head=case.heads, n_embd=case.dim, vocab_size=case.vocab, n_positions=case.positions,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None,
+        bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
-    model = {"GPT2Model": GPT2Model, "GPT2LMHeadModel": GPT2LMHeadModel}[case.load](config)
+    model = MODELS[case.load](config)
     with torch.no_grad():
         for name, p in model.named_parameters():
             mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
@@ -196,9 +199,10 @@ def check_training(case, found, samples):
 
 
 def hf_logits(model, samples, case):
+    """Of the first batch. GPT2Model ends before the head."""
     with torch.no_grad():
-        hidden = model.eval()(samples[: case.batch, :-1])
-    return hidden.logits if hasattr(hidden, "logits") else hidden.last_hidden_state @ model.wte.weight.T
+        out = model.eval()(samples[: case.batch, :-1])
+        return out.last_hidden_state @ model.wte.weight.T if isinstance(model, GPT2Model) else out.logits
 
 
 def check_saved(case, found, samples, folder):
@@ -211,10 +215,12 @@ def check_saved(case, found, samples, folder):
     check(set(state) == set(final), f"{case.name}: saved {set(final)}, transformers has {set(state)}")
     for name in set(state) & set(final):
         check(torch.equal(state[name], final[name]), f"{case.name}: {name} was saved as something else")
-    off = check_close(f"{case.name}: transformers' logits", found["final.logits"], hf_logits(model, samples, case), LOGITS_TOLERANCE)
+    theirs = hf_logits(model, samples, case)
+    off = check_close(f"{case.name}: transformers' logits", found["final.logits"], theirs, LOGITS_TOLERANCE)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    shape = (config.n_layer, config.n_head, config.n_embd, config.vocab_size, config.n_positions)
-    check(shape == (case.layers, case.heads, case.dim, case.vocab, case.positions), f"{case.name}: config.json says {shape}")
+    saved = (config.n_layer, config.n_head, config.n_embd, config.vocab_size, config.n_positions)
+    shape = (case.layers, case.heads, case.dim, case.vocab, case.positions)
+    check(saved == shape, f"{case.name}: config.json says {saved} of {shape}")
     end = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
     check(end == (256 if case.vocab > 256 else None), f"{case.name}: generation_config.json ends texts with {end}")
     print(f"  transformers, our checkpoint: logits {off:.1e}")
@@ -222,8 +228,9 @@ def check_saved(case, found, samples, folder):
 
 def check_loaded(case, found, samples, folder):
     """We open transformers' checkpoint and compute what it computes."""
-    model = {"GPT2Model": GPT2Model, "GPT2LMHeadModel": GPT2LMHeadModel}[case.load].from_pretrained(folder, local_files_only=True)
-    off = check_close(f"{case.name}: logits of transformers' model", found["logits"], hf_logits(model, samples, case), LOGITS_TOLERANCE)
+    model = MODELS[case.load].from_pretrained(folder, local_files_only=True)
+    theirs = hf_logits(model, samples, case)
+    off = check_close(f"{case.name}: logits of transformers' model", found["logits"], theirs, LOGITS_TOLERANCE)
     print(f"  our logits, transformers' checkpoint: {off:.1e}")
 
 

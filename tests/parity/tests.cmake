@@ -10,4 +10,4 @@ add_test(NAME parity.test_parity
          COMMAND ${CMAKE_CURRENT_LIST_DIR}/run.sh ${PARITY_PYTHON}
                  ${CMAKE_CURRENT_LIST_DIR}/test_parity.py $<TARGET_FILE:dump_gpt>)
 set_tests_properties(parity.test_parity PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${TESSERA_TEST_TIMEOUT}
-                     LABELS python ENVIRONMENT "OMP_NUM_THREADS=1;HF_HUB_OFFLINE=1")
+                     LABELS python ENVIRONMENT "OMP_NUM_THREADS=1;HF_HUB_OFFLINE=1;PYTHONDONTWRITEBYTECODE=1")

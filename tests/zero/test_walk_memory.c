@@ -65,6 +65,12 @@ static size_t declared_bytes(const tsr_plan *plan, const tsr_value *value) {
            (whole ? (size_t)plan->target.world : 1);
 }
 
+/* Whether another rank looks after these gaps. */
+static bool is_others(const tsr_trainer *trainer, tsr_space space) {
+    return space == TSR_SPACE_WEIGHTS && trainer->options.plan->target.shared &&
+           trainer->rank != 0;
+}
+
 static size_t visit_space_ends(const tsr_trainer *trainer, gap_visitor visit) {
     size_t visited = 0;
     for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_COUNT; s++) {
@@ -72,6 +78,8 @@ static size_t visit_space_ends(const tsr_trainer *trainer, gap_visitor visit) {
         unsigned char *space =
             tsr_arena_space(trainer->arena, 0, (tsr_space)s, &bytes);
         CHECK(bytes == trainer->options.plan->bytes[s]);
+        if (is_others(trainer, (tsr_space)s))
+            continue;
         visit(space + bytes, paged(bytes) - bytes,
               tsr_space_name((tsr_space)s));
         visited += paged(bytes) - bytes;
@@ -86,7 +94,7 @@ static size_t visit_value_ends(const tsr_trainer *trainer, gap_visitor visit) {
     for (int32_t v = 0; v < tsr_graph_value_count(plan->graph); v++) {
         const tsr_value *value =
             tsr_graph_value(plan->graph, (tsr_value_id){v});
-        if (value->producer.index >= 0)
+        if (value->producer.index >= 0 || is_others(trainer, value->space))
             continue;
         unsigned char *space =
             tsr_arena_space(trainer->arena, 0, value->space, NULL);
