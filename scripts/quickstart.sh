@@ -19,11 +19,13 @@ rm -rf "$out"
 mkdir -p "$out"
 say "training a byte-level GPT on /usr/share/games/fortunes, 2 ranks"
 "$tessera" train --model gpt2-tiny --layers 4 --heads 4 --dim 128 --seq 128 \
-    --data /usr/share/games/fortunes --ranks 2 --threads 1 --batch 8 --steps 3500 --lr 3e-3 --warmup 100 --max-time 170 \
+    --data /usr/share/games/fortunes --ranks 2 --threads 1 --batch 8 --steps 4000 --lr 3e-3 --warmup 100 --max-time 170 \
     --out "$out" --metrics "$out/metrics.jsonl" --print-plan "$out/plan.txt"
 
 say "what it writes"
-"$tessera" generate --model "$out" --prompt "The " --tokens 120 --temperature 0.7 --seed 1
+for prompt in "The " "A man " "It is "; do
+    "$tessera" generate --model "$out" --prompt "$prompt" --tokens 110 --temperature 0.6 --seed 1
+done
 
 say "where things are"
 checkpoint=$(ls -d "$out"/step-* | sort -t- -k2 -n | tail -1)

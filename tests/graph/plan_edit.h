@@ -267,23 +267,31 @@ static inline void add_after(plan_text *self, int line, int node) {
                     with);
 }
 
+/* The node waits for its nth no more. */
+static inline void drop_one_after(plan_text *self, int line, int nth) {
+    const char *at = after_of(self, line) + strlen(" after=");
+    bool first = nth == 0;
+    while (nth-- > 0)
+        at += strcspn(at, ",") + 1;
+    size_t word = strcspn(at, ", ");
+    if (first && at[word] != ',')
+        drop_after(self, line);
+    else
+        text_splice(self, line, first ? at : at - 1, word + 1, "");
+}
+
 /* No node waits for node `label` any more. */
 static inline void forget_node(plan_text *self, int label) {
-    char name[16];
-    size_t length = (size_t)snprintf(name, sizeof name, "n%d", label);
     for (int line = 0; line < self->count; line++) {
         const char *at = after_of(self, line);
-        for (at = at ? at + strlen(" after=") : NULL; at && *at == 'n';) {
-            size_t word = strcspn(at, ", ");
-            if (word == length && strncmp(at, name, length) == 0) {
-                bool only = at[-1] == '=' && at[word] != ',';
-                if (only)
-                    drop_after(self, line);
-                else
-                    text_splice(self, line, at - (at[-1] == ','), word + 1, "");
+        at = at ? at + strlen(" after=") : "";
+        for (int nth = 0; *at == 'n'; nth++) {
+            if (atoi(at + 1) == label) {
+                drop_one_after(self, line, nth);
                 break;
             }
-            at += word + (at[word] == ',');
+            at += strcspn(at, ", ");
+            at += *at == ',';
         }
     }
 }

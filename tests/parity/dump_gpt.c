@@ -130,7 +130,7 @@ static void keep_logits(tsr_graph *graph) {
                   tsr_graph_declare(graph, "logits", TSR_ROLE_STATE, &type));
         return;
     }
-    CHECK(!"the model has no cross_entropy");
+    CHECK_MESSAGE(false, "the model has no cross_entropy");
 }
 
 static tsr_plan *compile(const dump_flags *flags, const tsr_op_table *ops,

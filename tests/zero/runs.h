@@ -9,6 +9,9 @@
 
 enum { RUN_MAX_STEPS = 64, RUN_KINDS = 3 };
 
+/* Samples of one evaluation; a multiple of world * batch. */
+enum { RUN_EVAL_SAMPLES = 120 };
+
 /* How ranks come by each other's weights. */
 typedef enum run_memory {
     RUN_ALIAS = 0, /* shared memory, weights used where they lie */
@@ -31,6 +34,8 @@ typedef struct tsr_run {
     uint64_t delay_seed;
     uint32_t max_delay_us;
     const char *load, *save; /* folders of checkpoints, or NULL */
+    bool evaluate; /* after every step, on samples of its own; the plans share
+                      an arena */
 } tsr_run;
 
 /* What ranks share: made before they start. */
@@ -38,7 +43,7 @@ typedef struct run_session {
     const tsr_run *run; /* borrowed */
     tsr_op_table *ops;
     tsr_kernel_table *kernels;
-    tsr_plan *plan;
+    tsr_plan *plan, *eval_plan; /* eval_plan: NULL without evaluation */
 } run_session;
 
 /* ---- text ---- */
@@ -77,8 +82,16 @@ static inline size_t run_workspace(const void *context,
     return kernel && kernel->workspace ? kernel->workspace(view, threads) : 0;
 }
 
-static inline void run_session_open(const tsr_run *run, run_session *self) {
+static inline tsr_graph *run_graph(const run_session *self, double loss_scale) {
+    const tsr_run *run = self->run;
     tsr_graph *graph;
+    CHECK_OK(tsr_graph_create(self->ops, &graph));
+    CHECK_OK(tsr_gpt_build(graph, &run->model, run->batch, run->model.seq,
+                           loss_scale));
+    return graph;
+}
+
+static inline void run_session_open(const tsr_run *run, run_session *self) {
     double tokens = (double)(run->world * run->batch * run->micro_steps) *
                     (double)run->model.seq;
     tsr_target target = {.world = run->world,
@@ -97,14 +110,18 @@ static inline void run_session_open(const tsr_run *run, run_session *self) {
     *self = (run_session){.run = run};
     CHECK_OK(tsr_op_table_create(&self->ops));
     CHECK_OK(tsr_kernel_table_create(run->kernels, &self->kernels));
-    CHECK_OK(tsr_graph_create(self->ops, &graph));
-    CHECK_OK(tsr_gpt_build(graph, &run->model, run->batch, run->model.seq,
-                           1 / tokens));
-    CHECK_OK(tsr_compile_training(graph, &target, &training, &self->plan));
+    CHECK_OK(tsr_compile_training(run_graph(self, 1 / tokens), &target,
+                                  &training, &self->plan));
     self->plan->target.workspace = NULL;
+    if (!run->evaluate)
+        return;
+    CHECK_OK(
+        tsr_compile_forward(run_graph(self, 1), &target, &self->eval_plan));
+    self->eval_plan->target.workspace = NULL;
 }
 
 static inline void run_session_close(run_session *self) {
+    tsr_plan_release(self->eval_plan);
     tsr_plan_release(self->plan);
     tsr_kernel_table_release(self->kernels);
     tsr_op_table_release(self->ops);
@@ -118,7 +135,9 @@ static inline tsr_trainer_options run_options(const run_session *self,
         run->delay_seed ? run->delay_seed + 1000 * (uint64_t)rank : 0;
     return (tsr_trainer_options){
         .plan = self->plan,
+        .eval_plan = self->eval_plan,
         .samples = {run_read, &run->model},
+        .eval_samples = {run_read, &run->model},
         .micro_steps = run->micro_steps,
         .rates = {.peak = 5e-3, .floor = 1e-3, .warmup = 2, .steps = 40},
         .seed = 7,
@@ -135,6 +154,7 @@ typedef struct outcome {
     size_t bytes; /* of all this */
     int world, steps;
     double losses[RANKS_MAX][RUN_MAX_STEPS], norms[RANKS_MAX][RUN_MAX_STEPS];
+    double eval_losses[RANKS_MAX][RUN_MAX_STEPS];
     size_t elements; /* of the model */
     float state[];   /* (RUN_KINDS, elements): weights, exp_avg, exp_avg_sq */
 } outcome;
@@ -198,6 +218,10 @@ static inline void run_rank(rank_context *rank) {
         CHECK_OK(tsr_trainer_step(trainer, &metrics));
         job->outcome->losses[rank->rank][metrics.step - 1] = metrics.loss;
         job->outcome->norms[rank->rank][metrics.step - 1] = metrics.grad_norm;
+        if (run->evaluate)
+            CHECK_OK(tsr_trainer_evaluate(
+                trainer, RUN_EVAL_SAMPLES / (run->world * run->batch),
+                &job->outcome->eval_losses[rank->rank][metrics.step - 1]));
     }
     if (run->save)
         CHECK_OK(tsr_trainer_save(trainer, run->save, &run->model));

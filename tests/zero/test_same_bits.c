@@ -45,8 +45,22 @@ static void check_forms(int world) {
     outcome_release(first);
 }
 
-/* Bits that differ are found: another seed of the text's order would do, here
- * the batch is split another way. */
+/* Evaluating on the way leaves no trace. */
+static void check_evaluation(int world, run_memory memory) {
+    tsr_run run = make_run(world);
+    run.memory = memory;
+    outcome *plain = train(&run);
+    run.evaluate = true;
+    outcome *evaluated = train(&run);
+    check_same_bits(plain, evaluated, 0, "evaluated between steps");
+    for (int s = 0; s < run.steps; s++)
+        CHECK(evaluated->eval_losses[0][s] > 0);
+    outcome_release(evaluated);
+    outcome_release(plain);
+}
+
+/* The comparison sees the last bit: another split of the same batch has the
+ * same losses within rounding, not the same bits. */
 static void check_splits_differ(void) {
     tsr_run run = make_run(2);
     outcome *a = train(&run);
@@ -69,6 +83,8 @@ int main(void) {
     run.threads = 1;
     run.memory = RUN_COPY;
     check_repeats(&run, "5 ranks, copy");
+    for (int memory = 0; memory < RUN_MEMORIES; memory++)
+        check_evaluation(2, (run_memory)memory);
     check_splits_differ();
     return 0;
 }

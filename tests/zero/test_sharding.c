@@ -27,7 +27,8 @@ static void check_close(const outcome *one, const outcome *many,
                         const split *how) {
     for (int s = 0; s < one->steps; s++) {
         double loss = relative(many->losses[0][s], one->losses[0][s]),
-               norm = relative(many->norms[0][s], one->norms[0][s]);
+               norm = relative(many->norms[0][s], one->norms[0][s]),
+               eval = relative(many->eval_losses[0][s], one->eval_losses[0][s]);
         raise_to(&worst_loss, loss);
         raise_to(&worst_norm, norm);
         CHECK_MESSAGE(loss <= RELATIVE && norm <= RELATIVE,
@@ -36,6 +37,11 @@ static void check_close(const outcome *one, const outcome *many,
                       how->world, how->batch, how->micro_steps, s + 1,
                       many->losses[0][s], one->losses[0][s], many->norms[0][s],
                       one->norms[0][s]);
+        CHECK_MESSAGE(eval <= RELATIVE,
+                      "%d ranks, batch %d, step %d: evaluated %.9g, one rank "
+                      "%.9g",
+                      how->world, how->batch, s + 1, many->eval_losses[0][s],
+                      one->eval_losses[0][s]);
     }
     for (size_t i = 0; i < one->elements; i++) {
         double difference =
@@ -54,6 +60,7 @@ static outcome *train_split(tsr_run run, const split *how) {
     run.world = how->world;
     run.batch = how->batch;
     run.micro_steps = how->micro_steps;
+    run.evaluate = true;
     return train(&run);
 }
 
