@@ -38,6 +38,10 @@ TSR_API const char *tsr_status_name(tsr_status status);
  * the calling thread's message when a synchronizing call returns them. */
 TSR_API const char *tsr_last_error(void);
 
+/* Makes `message` (copied) the calling thread's and returns `status`: for ops,
+ * kernels and allocators from outside. Thread-safe. */
+TSR_API tsr_status tsr_fail(tsr_status status, const char *message);
+
 #ifdef __cplusplus
 }
 #endif

@@ -64,3 +64,7 @@ tsr_status tsr_error_at(tsr_status status, const char *format, ...) {
     memcpy(last_error, message, sizeof message);
     return status;
 }
+
+tsr_status tsr_fail(tsr_status status, const char *message) {
+    return tsr_error(status, "%s", message);
+}

@@ -40,7 +40,7 @@ typedef struct step {
         float **buffers;     /* (call_count) all_reduce */
     } calls;
     const tsr_kernel *kernel;
-    tsr_comm *comm; /* told of the kernel's failure; may be NULL */
+    tsr_comm *comm; /* of the rank's group; may be NULL */
     tsr_kernel_call call;
     void *state;      /* of the kernel */
     void **addresses; /* (inputs + outputs) */
@@ -299,10 +299,13 @@ void tsr_executor_release(tsr_executor *self) {
 /* ---- walking ---- */
 
 /* A rank that fails ends its group at once, before its peers take what this
- * step would have given them. */
+ * step would have given them; and in a group that has failed no kernel runs any
+ * more, since what it would read may never have come. */
 static tsr_status run_kernel(void *context) {
     char message[TSR_MESSAGE_BYTES];
     step *at = context;
+    if (at->comm)
+        TSR_TRY(tsr_comm_poll(at->comm, NULL));
     tsr_status status = at->kernel->run(&at->call);
     if (status == TSR_OK)
         return TSR_OK;
@@ -386,5 +389,9 @@ tsr_status tsr_executor_synchronize(tsr_executor *self) {
         first = status;
         snprintf(message, sizeof message, "%s", tsr_last_error());
     }
-    return first == TSR_OK ? TSR_OK : tsr_error(first, "%s", message);
+    if (first == TSR_OK)
+        return TSR_OK;
+    if (self->options.reduce_comm && first != TSR_UNAVAILABLE)
+        tsr_comm_abort(self->options.reduce_comm, message); /* if not yet */
+    return tsr_error(first, "%s", message);
 }

@@ -2,7 +2,7 @@
 if(CMAKE_C_COMPILER_ID MATCHES Clang AND TESSERA_SANITIZE MATCHES address)
     foreach(name fuzz_plan fuzz_safetensors)
         add_executable(${name} fuzz/${name}.c)
-        target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+        target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
         target_compile_options(${name} PRIVATE ${TESSERA_WARNINGS} -fsanitize=fuzzer)
         target_link_options(${name} PRIVATE -fsanitize=fuzzer)
         target_link_libraries(${name} PRIVATE tessera)

@@ -130,9 +130,11 @@ static inline void run_session_close(run_session *self) {
 static inline tsr_trainer_options run_options(const run_session *self,
                                               int rank) {
     const tsr_run *run = self->run;
-    /* Each rank has delays of its own. */
+    /* Each rank has delays of its own, and a speed: among neighbours one has no
+     * delays, one has all. */
     uint64_t delay_seed =
         run->delay_seed ? run->delay_seed + 1000 * (uint64_t)rank : 0;
+    uint32_t slowness = (uint32_t)(delay_seed % 3);
     return (tsr_trainer_options){
         .plan = self->plan,
         .eval_plan = self->eval_plan,
@@ -144,7 +146,7 @@ static inline tsr_trainer_options run_options(const run_session *self,
         .kernels = self->kernels,
         .cpu = {.threads = run->threads,
                 .delay_seed = delay_seed,
-                .max_delay_us = run->max_delay_us},
+                .max_delay_us = run->max_delay_us * slowness / 2},
         .timeout_ms = 30000};
 }
 

@@ -1,11 +1,11 @@
 /* What must wait waits: with random delays before everything that streams do,
- * in an order of its own on every rank, each run has the bits of the one
- * without delays. Reference kernels only, so that ThreadSanitizer sees all
- * accesses. */
+ * in an order and at a speed of its own on every rank, each run has the bits of
+ * the one without delays. Reference kernels only, so that ThreadSanitizer sees
+ * all accesses. */
 #include "runs.h"
 
 /* The longest delay of a task. A task of this model takes some 10 us. */
-#define DELAY_US 150
+#define DELAY_US 300
 
 static const uint64_t seeds[] = {11, 12, 13};
 
