@@ -28,6 +28,11 @@ size_t tsr_os_memory_available(void);
 /* Processors this process may run on, at least 1. */
 int tsr_os_processors(void);
 
+/* Keeps the calling thread, and those it starts later, on `count` of the
+ * processors it may run on now, from number `first` of them on. Advice: does
+ * nothing where there are not so many. */
+void tsr_os_pin(int first, int count);
+
 /* Sleeps while *word == value, until woken or for timeout_ns (negative: for
  * ever). Spurious returns are allowed. `shared`: the word lies in memory shared
  * between processes. */

@@ -191,6 +191,23 @@ int tsr_os_processors(void) {
     return count > 0 ? count : 1;
 }
 
+void tsr_os_pin(int first, int count) {
+    cpu_set_t all, own;
+    int seen = 0;
+    if (sched_getaffinity(0, sizeof all, &all) != 0 ||
+        first + count > CPU_COUNT(&all))
+        return;
+    CPU_ZERO(&own);
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &all))
+            continue;
+        if (seen >= first && seen < first + count)
+            CPU_SET(cpu, &own);
+        seen++;
+    }
+    sched_setaffinity(0, sizeof own, &own);
+}
+
 void tsr_os_futex_wait(_Atomic uint32_t *word, uint32_t value,
                        int64_t timeout_ns, bool shared) {
     struct timespec timeout = {.tv_sec = timeout_ns / 1000000000,

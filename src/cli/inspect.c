@@ -67,10 +67,22 @@ static tsr_status show_file_of(const char *folder, const char *name) {
     return status;
 }
 
+static tsr_status show_training(const char *folder) {
+    tsr_checkpoint_info info;
+    tsr_status status = tsr_checkpoint_read_info(folder, &info);
+    if (status == TSR_OK)
+        printf("training   step %" PRId64 ", %" PRId64 " sequences of %" PRId64
+               " tokens seen, seed %" PRIu64 "; written by %" PRId64
+               " ranks x batch %" PRId64 " x accumulate %" PRId64 "\n",
+               info.step, info.samples, info.seq, info.seed, info.world,
+               info.batch, info.accumulate);
+    /* A model from elsewhere has no such file. */
+    return status == TSR_NOT_FOUND ? TSR_OK : status;
+}
+
 static tsr_status show_checkpoint(const char *path) {
     char *folder;
     tsr_gpt_config config;
-    tsr_checkpoint_info info;
     TSR_TRY(tsr_checkpoint_find(path, &folder));
     tsr_status status = tsr_config_read(folder, &config);
     if (status == TSR_OK) {
@@ -80,16 +92,10 @@ static tsr_status show_checkpoint(const char *path) {
                "; %" PRId64 " parameters\n",
                config.layers, config.heads, config.dim, config.seq,
                config.vocab, tsr_gpt_param_count(&config));
-        if (tsr_checkpoint_read_info(folder, &info) ==
-            TSR_OK) /* a model from elsewhere has none */
-            printf("training   step %" PRId64 ", %" PRId64
-                   " sequences of %" PRId64 " tokens seen, seed %" PRIu64
-                   "; written by %" PRId64 " ranks x batch %" PRId64
-                   " x accumulate %" PRId64 "\n",
-                   info.step, info.samples, info.seq, info.seed, info.world,
-                   info.batch, info.accumulate);
-        status = show_file_of(folder, TSR_CHECKPOINT_MODEL);
+        status = show_training(folder);
     }
+    if (status == TSR_OK)
+        status = show_file_of(folder, TSR_CHECKPOINT_MODEL);
     tsr_free(folder);
     return status;
 }
@@ -134,9 +140,20 @@ static void show_sections(const tsr_plan *plan) {
     }
 }
 
+/* The smallest group above `group`; -1: none. A file may leave numbers out. */
+static int next_group(const tsr_graph *graph, int group) {
+    int next = -1;
+    for (int p = 0; p < tsr_graph_param_count(graph); p++) {
+        int at = tsr_graph_param_at(graph, (tsr_param_id){p})->group;
+        if (at > group && (next < 0 || at < next))
+            next = at;
+    }
+    return next;
+}
+
 static void show_groups(const tsr_graph *graph) {
-    for (int group = 0, shown = 0; shown < tsr_graph_param_count(graph);
-         group++) {
+    for (int group = next_group(graph, -1); group >= 0;
+         group = next_group(graph, group)) {
         int count = 0;
         size_t bytes = 0;
         const char *first = "";
@@ -149,10 +166,8 @@ static void show_groups(const tsr_graph *graph) {
             first = count++ ? first : param->name;
             bytes += tsr_type_bytes(&param->type);
         }
-        shown += count;
-        if (count)
-            printf("  group %-4d %3d parameters from %-28s %s\n", group, count,
-                   first, tsr_format_bytes(bytes, text));
+        printf("  group %-4d %3d parameters from %-28s %s\n", group, count,
+               first, tsr_format_bytes(bytes, text));
     }
 }
 
@@ -169,8 +184,10 @@ static tsr_status show_plan(const char *path, const char *text, size_t length) {
     printf("plan %s: %d ranks%s%s\n", path, plan->target.world,
            plan->target.shared ? ", shared memory" : "",
            plan->target.gather_alias ? ", gathers alias the weights" : "");
-    tsr_status verified = tsr_plan_verify(plan, TSR_STAGE_PLACED);
-    printf("verified   %s\n", verified == TSR_OK ? "yes" : tsr_last_error());
+    status = tsr_plan_verify(plan, TSR_STAGE_PLACED);
+    printf("verified   %s\n", status == TSR_OK ? "yes" : tsr_last_error());
+    if (status != TSR_OK)
+        tsr_error_at(status, "%s does not verify", path);
     printf("memory     bytes\n");
     show_memory(plan);
     printf("nodes      %d\n", tsr_graph_node_count(plan->graph));
@@ -193,6 +210,9 @@ static tsr_status inspect(const char *path) {
         return tsr_error(TSR_NOT_FOUND, "%s does not exist", path);
     if (S_ISDIR(info.st_mode))
         return show_checkpoint(path);
+    if (!S_ISREG(info.st_mode))
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "%s is neither a file nor a folder", path);
     FILE *file = fopen(path, "r");
     char head[13] = "";
     size_t got = file ? fread(head, 1, sizeof head - 1, file) : 0;

@@ -185,6 +185,8 @@ static int launch_many(const cli_command *command, int ranks, rank_body body,
     sigemptyset(&child_signal);
     sigaddset(&child_signal, SIGCHLD);
     sigprocmask(SIG_BLOCK, &child_signal, &before);
+    /* Ignored, as a parent may have left it, ranks would end unseen. */
+    signal(SIGCHLD, SIG_DFL);
     for (; status == TSR_OK && started < ranks; started++) {
         status = start_rank(group, started, body, context, &processes[started]);
         if (status != TSR_OK)

@@ -1,9 +1,11 @@
 #include "cli/options.h"
 
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/status.h"
 #include "base/text.h"
 
 #define EXIT_USAGE 2
@@ -17,23 +19,33 @@ static const option_row *find_row(const cli_command *command, const char *name,
     return NULL;
 }
 
-static int mistake(const cli_command *command, const char *option,
-                   const char *what, const char *value) {
-    fprintf(stderr, "tessera %s: %s%s%s%s%s; see tessera %s --help\n",
-            command->name, option, what[0] ? " " : "", what, value ? " " : "",
-            value ? value : "", command->name);
+void print_problem(const char *command, const char *message, const char *hint) {
+    fprintf(stderr, "tessera%s%s: ", command[0] ? " " : "", command);
+    for (const unsigned char *c = (const unsigned char *)message; *c; c++)
+        fputc(*c < 0x20 || *c == 0x7f ? '?' : *c, stderr);
+    fprintf(stderr, "%s\n", hint);
+}
+
+static int mistake(const cli_command *command, const char *format, ...)
+    TSR_PRINTF(2, 3);
+
+static int mistake(const cli_command *command, const char *format, ...) {
+    char message[TSR_MESSAGE_BYTES], hint[64];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    snprintf(hint, sizeof hint, "; see tessera %s --help", command->name);
+    print_problem(command->name, message, hint);
     return EXIT_USAGE;
 }
 
 static int out_of_range(const cli_command *command, const option_row *row,
                         const char *value) {
-    char text[192];
-    snprintf(text, sizeof text, "is '%s', must be %s in [%.10g, %.10g]", value,
-             row->kind == OPTION_INT ? "a whole number" : "a number", row->low,
-             row->high);
-    char option[64];
-    snprintf(option, sizeof option, "--%s", row->name);
-    return mistake(command, option, text, NULL);
+    return mistake(command, "--%s is '%s', must be %s in [%.10g, %.10g]",
+                   row->name, value,
+                   row->kind == OPTION_INT ? "a whole number" : "a number",
+                   row->low, row->high);
 }
 
 static int store(const cli_command *command, const option_row *row,
@@ -41,6 +53,8 @@ static int store(const cli_command *command, const option_row *row,
     void *at = (char *)values + row->offset;
     int64_t integer;
     double real;
+    if (row->kind != OPTION_FLAG && !value[0])
+        return mistake(command, "--%s has an empty value", row->name);
     switch (row->kind) {
     case OPTION_INT:
         if (!tsr_parse_int64(value, &integer) || (double)integer < row->low ||
@@ -56,20 +70,19 @@ static int store(const cli_command *command, const option_row *row,
         return -1;
     case OPTION_BYTES:
         if (!tsr_parse_bytes(value, (size_t *)at))
-            return mistake(
-                command, "--memory",
-                "must be a number of bytes such as 8G or 512MiB, not", value);
+            return mistake(command,
+                           "--%s is '%s', must be a number of bytes such as "
+                           "8G or 512MiB",
+                           row->name, value);
         return -1;
     case OPTION_TEXT:
-        if (!value[0])
-            return mistake(command, "",
-                           "an option has an empty value:", row->name);
         *(const char **)at = value;
         return -1;
     case OPTION_LIST: {
         option_list *list = at;
         if (list->count == sizeof list->data / sizeof *list->data)
-            return mistake(command, "", "too many arguments for", row->name);
+            return mistake(command, "--%s has more than %zu values", row->name,
+                           list->count);
         list->data[list->count++] = value;
         return -1;
     }
@@ -95,6 +108,14 @@ static void print_help(const cli_command *command) {
         printf("\nExamples:\n%s", command->examples);
 }
 
+/* An option where a value should be: the value was forgotten. One that looks
+ * like it can still be given as --name=value. */
+static bool is_option(const cli_command *command, const char *argument) {
+    return strncmp(argument, "--", 2) == 0 &&
+           (strcmp(argument, "--help") == 0 ||
+            find_row(command, argument + 2, strcspn(argument + 2, "=")));
+}
+
 int options_parse(const cli_command *command, int argc, char **argv,
                   void *values) {
     const option_row *list =
@@ -116,7 +137,7 @@ int options_parse(const cli_command *command, int argc, char **argv,
             else if (operands && operands->count < (size_t)command->operands)
                 operands->data[operands->count++] = argument;
             else
-                return mistake(command, "", "unexpected argument", argument);
+                return mistake(command, "unexpected argument '%s'", argument);
         } else {
             size_t length = strncmp(argument, "--", 2) == 0
                                 ? strcspn(argument + 2, "=")
@@ -127,11 +148,12 @@ int options_parse(const cli_command *command, int argc, char **argv,
                                     ? argument + 3 + length
                                     : NULL;
             if (!row)
-                return mistake(command, "unknown option", argument, NULL);
+                return mistake(command, "unknown option '%s'", argument);
             if (row->kind == OPTION_FLAG && value)
-                return mistake(command, argument, "takes no value", NULL);
-            if (row->kind != OPTION_FLAG && !value && ++i == argc)
-                return mistake(command, argument, "needs a value", NULL);
+                return mistake(command, "--%s takes no value", row->name);
+            if (row->kind != OPTION_FLAG && !value &&
+                (++i == argc || is_option(command, argv[i])))
+                return mistake(command, "--%s needs a value", row->name);
             list = row->kind == OPTION_LIST ? row : NULL;
             code = store(command, row,
                          row->kind == OPTION_FLAG ? ""
@@ -146,6 +168,6 @@ int options_parse(const cli_command *command, int argc, char **argv,
 }
 
 int fail(const cli_command *command, const char *message) {
-    fprintf(stderr, "tessera %s: %s\n", command->name, message);
+    print_problem(command->name, message, "");
     return 1;
 }

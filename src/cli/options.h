@@ -50,7 +50,13 @@ typedef struct cli_command {
 int options_parse(const cli_command *command, int argc, char **argv,
                   void *values);
 
-/* Prints "tessera VERB: message" and returns 1. */
+/* Prints "tessera COMMAND: message" and the hint as one line on standard error.
+ * Control characters in the message, which may come with arguments and file
+ * names, are replaced: they would break the line or talk to the terminal.
+ * command: "" before there is one. */
+void print_problem(const char *command, const char *message, const char *hint);
+
+/* Prints the problem and returns 1. */
 int fail(const cli_command *command, const char *message);
 
 extern const cli_command train_command, generate_command, inspect_command,

@@ -17,6 +17,7 @@ void progress_begin(cli_progress *self, int64_t first_step, int64_t steps,
                     double flops_per_token, double peak_flops,
                     size_t arena_bytes) {
     *self = (cli_progress){.steps = steps,
+                           .last_step = steps,
                            .first_step = first_step,
                            .begin_ns = tsr_os_now_ns(),
                            .flops_per_token = flops_per_token,
@@ -37,8 +38,8 @@ static void format_duration(double seconds, char buffer[32]) {
 
 void progress_step(cli_progress *self, const tsr_step_metrics *metrics) {
     int64_t now = tsr_os_now_ns();
-    bool edge =
-        metrics->step == self->first_step + 1 || metrics->step == self->steps;
+    bool edge = metrics->step == self->first_step + 1 ||
+                metrics->step == self->last_step;
     /* A tenth of each new step: follows a change within some twenty steps. */
     self->recent_seconds =
         self->recent_seconds == 0
@@ -62,12 +63,13 @@ void progress_step(cli_progress *self, const tsr_step_metrics *metrics) {
            metrics->grad_norm, rate, utilisation,
            tsr_format_bytes(self->arena_bytes, bytes), eta,
            self->live ? "\x1b[K" : "\n");
-    if (self->live && metrics->step == self->steps)
-        printf("\n");
+    self->open = self->live;
     fflush(stdout);
 }
 
 void progress_pause(cli_progress *self) {
-    if (self->live)
+    if (self->open)
         printf("\n");
+    self->open = false;
+    fflush(stdout);
 }

@@ -6,6 +6,7 @@
 
 typedef struct cli_progress {
     int64_t steps;          /* of the whole run */
+    int64_t last_step;      /* of it that will be done now: steps, or fewer */
     int64_t begin_ns;       /* when it started */
     int64_t first_step;     /* done before it started */
     int64_t shown_ns;       /* of the latest line */
@@ -13,6 +14,7 @@ typedef struct cli_progress {
     double peak_flops;      /* of all ranks, a second */
     size_t arena_bytes;     /* of one rank */
     double recent_seconds;  /* of a step, smoothed */
+    bool open;              /* the latest line was not ended yet */
     bool live; /* a terminal: one line, rewritten; else a line now and then */
 } cli_progress;
 
@@ -23,7 +25,7 @@ void progress_begin(cli_progress *self, int64_t first_step, int64_t steps,
 /* Shows a step: always the first and the last, in between as often as a reader
  * can follow. */
 void progress_step(cli_progress *self, const tsr_step_metrics *metrics);
-/* Moves off the live line, before anything else is printed. */
+/* Moves off the live line: before anything else is printed, and at the end. */
 void progress_pause(cli_progress *self);
 
 #endif

@@ -90,10 +90,15 @@ static tsr_status check_memory(const cli_session *self, size_t needed) {
         tsr_format_bytes(needed, need), tsr_format_bytes(available, have));
 }
 
-/* Weight, gradient and two moments, four bytes each: what no plan can do
- * without. Spares compiling what cannot run. */
-static size_t least_bytes(const tsr_gpt_config *model) {
-    double bytes = 16.0 * (double)tsr_gpt_param_count(model);
+/* What no plan can do without: weight, gradient and two moments, and every
+ * token's embedding, four bytes each. Spares compiling what cannot run, or is
+ * too large to be counted. */
+static size_t least_bytes(const cli_session *self) {
+    const session_flags *flags = &self->flags;
+    double tokens =
+        (double)flags->ranks * (double)flags->batch * (double)self->model.seq;
+    double bytes = 16.0 * (double)tsr_gpt_param_count(&self->model) +
+                   4.0 * tokens * (double)self->model.dim;
     return bytes < 1e18 ? (size_t)bytes : (size_t)1e18;
 }
 
@@ -115,7 +120,7 @@ tsr_status session_open(const session_flags *flags, bool evaluate,
         self.flags.threads = self.flags.threads < 1 ? 1 : self.flags.threads;
     }
     TSR_TRY_GOTO(choose_model(flags, &self.model));
-    TSR_TRY_GOTO(check_memory(&self, least_bytes(&self.model)));
+    TSR_TRY_GOTO(check_memory(&self, least_bytes(&self)));
     TSR_TRY_GOTO(tsr_op_table_create(&self.ops));
     TSR_TRY_GOTO(tsr_kernel_table_create(TSR_KERNELS_CPU, &self.kernels));
     TSR_TRY_GOTO(compile(
@@ -140,7 +145,10 @@ void session_close(cli_session *self) {
     memset(self, 0, sizeof *self);
 }
 
-tsr_trainer_options session_trainer(const cli_session *self) {
+tsr_trainer_options session_trainer(const cli_session *self, int rank) {
+    int threads = (int)self->flags.threads;
+    if (self->flags.ranks * threads <= tsr_os_processors())
+        tsr_os_pin(rank * threads, threads);
     return (tsr_trainer_options){.plan = self->plan,
                                  .eval_plan = self->eval_plan,
                                  .micro_steps = (int)self->flags.accumulate,

@@ -34,8 +34,13 @@ typedef struct session_flags {
          16777216, "N",        "tokens a sequence, and positions"},            \
         {"vocab", OPTION_INT,    offsetof(type, member.vocab), 1, 16777216,    \
          "N",     "tokens known"},                                             \
-        {"ranks", OPTION_INT, offsetof(type, member.ranks), 1,                 \
-         1024,    "N",        "local processes (default 1)"},                  \
+        {"ranks",                                                              \
+         OPTION_INT,                                                           \
+         offsetof(type, member.ranks),                                         \
+         1,                                                                    \
+         256, /* TSR_HOST_RANKS */                                             \
+         "N",                                                                  \
+         "local processes (default 1)"},                                       \
         {"threads",                                                            \
          OPTION_INT,                                                           \
          offsetof(type, member.threads),                                       \
@@ -104,7 +109,9 @@ tsr_status session_open(const session_flags *flags, bool evaluate,
                         cli_session *out_session);
 void session_close(cli_session *session);
 
-/* The trainer's options; samples, rates and seed are the caller's to add. */
-tsr_trainer_options session_trainer(const cli_session *session);
+/* In rank `rank`: keeps its threads on processors of their own, where there are
+ * enough for all ranks, and gives the trainer's options; samples, rates and
+ * seed are the caller's to add. */
+tsr_trainer_options session_trainer(const cli_session *session, int rank);
 
 #endif

@@ -11,6 +11,7 @@
 #include "cli/progress.h"
 #include "cli/session.h"
 #include "train/checkpoint.h"
+#include "train/config.h"
 #include "train/sampler.h"
 
 typedef struct train_flags {
@@ -79,6 +80,7 @@ typedef struct train_job {
     tsr_corpus *corpus, *eval_corpus;
     tsr_sampler sampler, eval_sampler;
     FILE *metrics;
+    bool out_made; /* --out did not exist before */
 } train_job;
 
 #define EXCHANGE_TIMEOUT_MS 60000
@@ -153,7 +155,8 @@ static tsr_status check_time(worker *self) {
     tsr_status status = tsr_bootstrap_exchange(self->bootstrap, &over, 1, all,
                                                EXCHANGE_TIMEOUT_MS);
     if (status == TSR_OK && all[0])
-        self->last_step = tsr_trainer_steps(self->trainer);
+        self->last_step = self->progress.last_step =
+            tsr_trainer_steps(self->trainer);
     tsr_free(all);
     return status;
 }
@@ -217,7 +220,8 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
                    .first = tsr_bootstrap_rank(bootstrap) == 0,
                    .begin_ns = tsr_os_now_ns(),
                    .last_step = job->flags.steps};
-    tsr_trainer_options options = session_trainer(&job->session);
+    tsr_trainer_options options =
+        session_trainer(&job->session, tsr_bootstrap_rank(bootstrap));
     options.samples = (tsr_samples){read_sample, &job->sampler};
     options.eval_samples = (tsr_samples){read_sample, &job->eval_sampler};
     options.seed = (uint64_t)job->flags.seed;
@@ -227,7 +231,7 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
                                 .steps = job->flags.steps};
     TSR_TRY(tsr_trainer_create(&options, bootstrap, &self.trainer));
     tsr_status status = work(&self);
-    if (status != TSR_OK && self.first)
+    if (self.first)
         progress_pause(&self.progress);
     tsr_trainer_release(self.trainer);
     return status;
@@ -235,34 +239,73 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
 
 /* ---- before the ranks start ---- */
 
+static tsr_status open_texts(const train_job *self, const char *option,
+                             const option_list *paths, tsr_corpus **out_corpus,
+                             tsr_sampler *out_sampler) {
+    tsr_status status = tsr_corpus_open(paths->data, paths->count, out_corpus);
+    if (status == TSR_OK)
+        status =
+            tsr_sampler_init(out_sampler, *out_corpus, self->session.model.seq,
+                             (uint64_t)self->flags.seed);
+    return status == TSR_OK ? TSR_OK : tsr_error_at(status, "%s", option);
+}
+
 static tsr_status open_data(train_job *self) {
     const train_flags *flags = &self->flags;
-    int64_t seq = self->session.model.seq, vocab = self->session.model.vocab;
-    TSR_TRY(
-        tsr_corpus_open(flags->data.data, flags->data.count, &self->corpus));
-    TSR_TRY(tsr_sampler_init(&self->sampler, self->corpus, seq,
-                             (uint64_t)flags->seed));
+    int64_t vocab = self->session.model.vocab;
     if (vocab < TSR_CORPUS_VOCAB)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "--vocab %lld is too small: bytes and the mark "
                          "between documents need %d",
                          (long long)vocab, TSR_CORPUS_VOCAB);
-    if (flags->eval_data.count == 0)
+    TSR_TRY(open_texts(self, "--data", &flags->data, &self->corpus,
+                       &self->sampler));
+    return flags->eval_data.count == 0
+               ? TSR_OK
+               : open_texts(self, "--eval-data", &flags->eval_data,
+                            &self->eval_corpus, &self->eval_sampler);
+}
+
+/* Another number of heads has tensors of the same shapes, so loading alone
+ * would not notice. */
+static tsr_status check_model(const char *folder, const tsr_gpt_config *model) {
+    tsr_gpt_config saved;
+    TSR_TRY(tsr_config_read(folder, &saved));
+    if (saved.layers == model->layers && saved.heads == model->heads &&
+        saved.dim == model->dim && saved.seq == model->seq &&
+        saved.vocab == model->vocab && saved.norm_eps == model->norm_eps)
         return TSR_OK;
-    TSR_TRY(tsr_corpus_open(flags->eval_data.data, flags->eval_data.count,
-                            &self->eval_corpus));
-    return tsr_sampler_init(&self->eval_sampler, self->eval_corpus, seq,
-                            (uint64_t)flags->seed);
+    return tsr_error(
+        TSR_INVALID_ARGUMENT,
+        "%s is of a model with --layers %lld --heads %lld --dim %lld "
+        "--seq %lld --vocab %lld and norm epsilon %g; this run's has %lld, "
+        "%lld, %lld, %lld, %lld and %g",
+        folder, (long long)saved.layers, (long long)saved.heads,
+        (long long)saved.dim, (long long)saved.seq, (long long)saved.vocab,
+        saved.norm_eps, (long long)model->layers, (long long)model->heads,
+        (long long)model->dim, (long long)model->seq, (long long)model->vocab,
+        model->norm_eps);
+}
+
+static tsr_status check_resumed(const train_job *self) {
+    char *folder;
+    if (tsr_checkpoint_find(self->flags.out, &folder) != TSR_OK)
+        return tsr_error_at(TSR_NOT_FOUND, "--resume");
+    tsr_status status = check_model(folder, &self->session.model);
+    tsr_free(folder);
+    return status == TSR_OK ? TSR_OK : tsr_error_at(status, "--resume");
 }
 
 /* The folder exists and something can be written into it. */
-static tsr_status check_out(const char *out) {
+static tsr_status check_out(train_job *self) {
+    const char *out = self->flags.out;
     char path[4096];
     if (snprintf(path, sizeof path, "%s/.writable-%ld", out, (long)getpid()) >=
         (int)sizeof path)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "--out is longer than a path may be");
-    if (mkdir(out, 0777) != 0 && errno != EEXIST)
+    self->out_made = mkdir(out, 0777) == 0;
+    if (!self->out_made && errno != EEXIST)
         return tsr_error(TSR_IO, "--out %s could not be made: %s", out,
                          strerror(errno));
     FILE *probe = fopen(path, "wx");
@@ -317,13 +360,10 @@ static tsr_status open_job(train_job *self) {
     TSR_TRY(session_open(&flags->session, flags->eval_data.count > 0,
                          &self->session));
     TSR_TRY(open_data(self));
+    if (flags->resume)
+        TSR_TRY(check_resumed(self));
     if (flags->out)
-        TSR_TRY(check_out(flags->out));
-    if (flags->resume) {
-        char *folder;
-        TSR_TRY(tsr_checkpoint_find(flags->out, &folder));
-        tsr_free(folder);
-    }
+        TSR_TRY(check_out(self));
     TSR_TRY(open_metrics(self));
     return flags->print_plan ? write_plan(self->session.plan, flags->print_plan)
                              : TSR_OK;
@@ -388,6 +428,9 @@ static int run(int argc, char **argv) {
         code = launch(&train_command, (int)self.flags.session.ranks, run_rank,
                       &self);
     }
+    /* Fails, as it should, with a checkpoint in it. */
+    if (code != 0 && self.out_made)
+        rmdir(self.flags.out);
     close_job(&self);
     return code;
 }

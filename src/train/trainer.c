@@ -336,7 +336,7 @@ static tsr_status load(tsr_trainer *self, const char *path) {
         status = tsr_error(
             TSR_INVALID_ARGUMENT,
             "%s was written with --seed %llu --seq %lld and %lld sequences a "
-            "step, this run has --seed %llu "
+            "step (--ranks x --batch x --accumulate), this run has --seed %llu "
             "--seq %lld and %lld: the order of samples would change",
             folder, (unsigned long long)info.seed, (long long)info.seq,
             (long long)(info.world * info.batch * info.accumulate),
