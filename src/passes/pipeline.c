@@ -32,7 +32,7 @@ tsr_status tsr_pipeline_run(tsr_plan *plan, const tsr_pass *const *passes,
     for (size_t i = 0; i < pass_count; i++) {
         tsr_status status = passes[i]->run(plan, training);
         if (status != TSR_OK)
-            return status;
+            return tsr_error_at(status, "pass %s", passes[i]->name);
         have |= passes[i]->provides;
         tsr_stage stage = have & TSR_HAS_LAYOUT     ? TSR_STAGE_PLACED
                           : have & TSR_HAS_SCHEDULE ? TSR_STAGE_SCHEDULED

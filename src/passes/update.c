@@ -110,6 +110,9 @@ static tsr_status run(tsr_plan *plan, const tsr_training *training) {
     tsr_type schedule_type = {.dtype = TSR_F32, .dims = 1, .shape = {2}};
     tsr_value_id clip = TSR_NO_VALUE;
 
+    if (!training)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "the plan of an update needs a tsr_training");
     TSR_TRY_GOTO(tsr_alloc(self.param_count, sizeof *self.shards,
                            (void **)&self.shards));
     TSR_TRY_GOTO(list_square_sums(&self));

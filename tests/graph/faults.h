@@ -18,7 +18,7 @@ typedef struct finding {
     const char *rule;
     int line;         /* of the node; NO_NODE, ANY_NODE */
     int value;        /* its label; NO_VALUE, ANY_VALUE */
-    const char *also; /* part of the message; NULL: nothing more */
+    const char *also; /* part of the message */
 } finding;
 
 enum { NO_NODE = -1, ANY_NODE = -2, NO_VALUE = -1, ANY_VALUE = -2 };
@@ -95,9 +95,8 @@ static void check_message(const char *name, const plan_text *text,
                           value_id(text, found->value),
                       "%s: expected value %%%d, got '%s'", name,
                       value_id(text, found->value), message);
-    if (found->also)
-        CHECK_MESSAGE(strstr(message, found->also) != NULL,
-                      "%s: expected '%s' in '%s'", name, found->also, message);
+    CHECK_MESSAGE(strstr(message, found->also) != NULL,
+                  "%s: expected '%s' in '%s'", name, found->also, message);
 }
 
 static void check_fault(const tsr_op_table *ops, const char *base,

@@ -20,11 +20,16 @@ typedef struct plan_text {
 
 /* ---- lines ---- */
 
+static inline char *new_text(size_t length) {
+    char *text = malloc(length + 1);
+    CHECK(text != NULL);
+    text[length] = '\0';
+    return text;
+}
+
 static inline char *copy_text(const char *text, size_t length) {
-    char *copy = malloc(length + 1);
-    CHECK(copy != NULL);
+    char *copy = new_text(length);
     memcpy(copy, text, length);
-    copy[length] = '\0';
     return copy;
 }
 
@@ -48,15 +53,13 @@ static inline char *text_join(const plan_text *self) {
     size_t length = 0, at = 0;
     for (int i = 0; i < self->count; i++)
         length += strlen(self->line[i]) + 1;
-    char *joined = malloc(length + 1);
-    CHECK(joined != NULL);
+    char *joined = new_text(length);
     for (int i = 0; i < self->count; i++) {
         size_t bytes = strlen(self->line[i]);
         memcpy(joined + at, self->line[i], bytes);
         joined[at + bytes] = '\n';
         at += bytes + 1;
     }
-    joined[at] = '\0';
     return joined;
 }
 
@@ -105,10 +108,10 @@ static inline void text_splice(plan_text *self, int line, const char *at,
     size_t before = (size_t)(at - old), after = strlen(at + length),
            bytes = strlen(with);
     CHECK(strlen(with) != length || memcmp(at, with, length) != 0);
-    char *changed = copy_text(old, before + bytes + after);
+    char *changed = new_text(before + bytes + after);
+    memcpy(changed, old, before);
     memcpy(changed + before, with, bytes);
     memcpy(changed + before + bytes, at + length, after);
-    changed[before + bytes + after] = '\0';
     self->line[line] = changed;
     free(old);
 }

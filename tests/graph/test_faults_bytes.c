@@ -14,7 +14,7 @@ static finding section_crossed(plan_text *t) {
 static finding lines_swapped(plan_text *t) {
     int use = text_find(t, FIRST, "gelu", "h.1.mlp", 0);
     use = text_move(t, use, use - 1);
-    return (finding){"use before definition", use, input_of(t, use, 0)};
+    return (finding){"use before definition", use, input_of(t, use, 0), ""};
 }
 
 static finding waits_for_the_future(plan_text *t) {
@@ -52,6 +52,13 @@ static finding world_edited(plan_text *t) {
                      "a shard of its parameter has"};
 }
 
+static finding shard_of_no_parameter(plan_text *t) {
+    int shard = value_named(t, "h.0.ln_1.weight");
+    edit_value(t, shard, " p2", "");
+    return (finding){"wrong parameter", NO_NODE, shard,
+                     "a param_shard must name its parameter"};
+}
+
 static finding operand_dropped(plan_text *t) {
     int adamw = text_find(t, UPDATE, "adamw", NULL, 0);
     drop_last_input(t, adamw);
@@ -81,7 +88,7 @@ static finding waited_copy_called_activation(plan_text *t) {
     int wait = text_find(t, FIRST, "wait", "embed", 0),
         value = output_of(t, wait, 0);
     edit_value(t, value, " gathered p0", "");
-    return (finding){"wrong role", wait, value};
+    return (finding){"wrong role", wait, value, ""};
 }
 
 /* ---- bytes ---- */
@@ -90,7 +97,7 @@ static finding two_in_transient(plan_text *t) {
     int attention = text_find(t, FIRST, "attention", "h.0.attn", 0),
         value = output_of(t, attention, 0);
     set_offset(t, value, offset_of(t, input_of(t, attention, 0)));
-    return (finding){"two live values on one byte", attention, value};
+    return (finding){"two live values on one byte", attention, value, ""};
 }
 
 static finding two_in_grads(plan_text *t) {
@@ -99,7 +106,7 @@ static finding two_in_grads(plan_text *t) {
     bool swapped = bias < weight;
     set_offset(t, output_of(t, bias, 0), offset_of(t, output_of(t, weight, 0)));
     return (finding){"two live values on one byte", swapped ? weight : bias,
-                     output_of(t, swapped ? weight : bias, 0)};
+                     output_of(t, swapped ? weight : bias, 0), ""};
 }
 
 static finding two_in_persistent(plan_text *t) {
@@ -159,14 +166,14 @@ static finding wait_moved_elsewhere(plan_text *t) {
     int wait = text_find(t, FIRST, "wait", "embed", 0),
         value = output_of(t, wait, 0);
     set_offset(t, value, offset_of(t, value) + 64);
-    return (finding){"not in place", wait, value};
+    return (finding){"not in place", wait, value, ""};
 }
 
 static finding moment_moved_elsewhere(plan_text *t) {
     int adamw = text_find(t, UPDATE, "adamw", NULL, 4),
         value = output_of(t, adamw, 1);
     set_offset(t, value, 0);
-    return (finding){"not in place", adamw, value};
+    return (finding){"not in place", adamw, value, ""};
 }
 
 static finding alias_moved_elsewhere(plan_text *t) {
@@ -174,26 +181,26 @@ static finding alias_moved_elsewhere(plan_text *t) {
         wait = text_find(t, FIRST, "wait", "h.0.attn", 0);
     set_offset(t, output_of(t, gather, 3), 0);
     set_offset(t, output_of(t, wait, 3), 0);
-    return (finding){"not in place", gather, output_of(t, gather, 3)};
+    return (finding){"not in place", gather, output_of(t, gather, 3), ""};
 }
 
 static finding misaligned(plan_text *t) {
     int gelu = text_find(t, FIRST, "gelu", "h.0.mlp", 0),
         value = output_of(t, gelu, 0);
     set_offset(t, value, offset_of(t, value) + 4);
-    return (finding){"misaligned", gelu, value};
+    return (finding){"misaligned", gelu, value, ""};
 }
 
 static finding alignment_raised(plan_text *t) {
     text_replace(t, text_line(t, "target"), "alignment=64", "alignment=4096");
-    return (finding){"misaligned", NO_NODE, value_named(t, "targets")};
+    return (finding){"misaligned", NO_NODE, value_named(t, "targets"), ""};
 }
 
 static finding out_of_bounds(plan_text *t) {
     int gelu = text_find(t, FIRST, "gelu", "h.0.mlp", 0),
         value = output_of(t, gelu, 0);
     set_offset(t, value, 1 << 20);
-    return (finding){"out of bounds", gelu, value};
+    return (finding){"out of bounds", gelu, value, ""};
 }
 
 static finding space_too_small(plan_text *t) {
@@ -228,7 +235,7 @@ static void set_workspace(plan_text *t, int line, size_t bytes, size_t offset) {
 static finding workspace_on_input(plan_text *t) {
     int linear = workspace_user(t);
     set_workspace(t, linear, WORKSPACE, offset_of(t, input_of(t, linear, 0)));
-    return (finding){"two live values on one byte", linear, NO_VALUE};
+    return (finding){"two live values on one byte", linear, NO_VALUE, ""};
 }
 
 static finding workspace_out_of_bounds(plan_text *t) {
@@ -356,6 +363,7 @@ static const fault faults[] = {
     FAULT(shape_edited, BOTH),
     FAULT(dtype_edited, BOTH),
     FAULT(world_edited, BOTH),
+    FAULT(shard_of_no_parameter, BOTH),
     FAULT(operand_dropped, BOTH),
     FAULT(attribute_unknown, BOTH),
     FAULT(attribute_of_wrong_kind, BOTH),
