@@ -69,7 +69,7 @@ typedef enum tsr_stage {
 
 /* Checks the promises of `stage`. Errors: INVALID_DATA naming rule, node and
  * value; OUT_OF_MEMORY when the plan needs more than target.memory.
- * Cost: values squared a section for PLACED, else linear. */
+ * Cost: about n log n in nodes and values. */
 TSR_API tsr_status tsr_plan_verify(const tsr_plan *plan, tsr_stage stage);
 
 /* Hash (XXH3) of everything that must be equal on all ranks. Stable for one

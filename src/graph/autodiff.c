@@ -32,6 +32,31 @@ static void mark_needed(autodiff *self) {
     }
 }
 
+/* Whether an earlier input of the node is the same value. */
+static bool seen_before(const tsr_graph *graph, const tsr_node *node,
+                        int32_t input) {
+    const tsr_value_id *inputs = tsr_graph_inputs(graph, node);
+    for (int32_t i = 0; i < input; i++)
+        if (inputs[i].index == inputs[input].index)
+            return true;
+    return false;
+}
+
+/* The gradient of input i becomes its value's. A value that is taken twice
+ * (add(x, x)) has a part from each input: the first one's holds what was found
+ * before, the others' are added to it. */
+static tsr_status keep_gradient(autodiff *self, const tsr_node *node,
+                                tsr_value_id value, int32_t i) {
+    tsr_value_id pair[2] = {self->in_grads[i], self->grads[value.index]};
+    if (seen_before(self->graph, node, i) && tsr_has_value(pair[0]) &&
+        tsr_has_value(pair[1]))
+        self->grads[value.index] =
+            tsr_graph_node(self->graph, "add", pair, 2, NULL, 0, NULL);
+    else if (tsr_has_value(pair[0]))
+        self->grads[value.index] = pair[0];
+    return tsr_graph_status(self->graph);
+}
+
 static tsr_status differentiate_node(autodiff *self, const tsr_node *node,
                                      bool is_loss) {
     tsr_graph *graph = self->graph;
@@ -53,7 +78,9 @@ static tsr_status differentiate_node(autodiff *self, const tsr_node *node,
     for (int32_t i = 0; i < node->inputs.count; i++) {
         tsr_value_id input = tsr_inputs_of(graph, node)[i];
         self->wanted[i] = self->needed[input.index];
-        self->in_grads[i] = self->grads[input.index];
+        self->in_grads[i] = seen_before(graph, node, i)
+                                ? TSR_NO_VALUE
+                                : self->grads[input.index];
         wanted = wanted || self->wanted[i];
     }
     if (!has_gradient || !wanted)
@@ -82,9 +109,9 @@ static tsr_status differentiate_node(autodiff *self, const tsr_node *node,
     tsr_graph_set_layer(graph, node->layer);
     TSR_TRY_GOTO(op->vjp(&vjp));
     TSR_TRY_GOTO(tsr_graph_status(graph));
-    for (size_t i = 0; i < inputs; i++)
+    for (int32_t i = 0; i < (int32_t)inputs; i++)
         if (self->wanted[i])
-            self->grads[operands[i].index] = self->in_grads[i];
+            TSR_TRY_GOTO(keep_gradient(self, node, operands[i], i));
 done:
     tsr_free(attrs);
     tsr_free(operands);

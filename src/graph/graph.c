@@ -186,9 +186,8 @@ tsr_value_id tsr_graph_declare(tsr_graph *graph, const char *name,
     tsr_status status = check_new_name(graph, name);
     if (status == TSR_OK)
         status = check_type(name, type);
-    if (status == TSR_OK &&
-        (role == TSR_ROLE_ACTIVATION || role == TSR_ROLE_PARAMETER ||
-         role >= TSR_ROLE_COUNT))
+    if (status == TSR_OK && role != TSR_ROLE_INPUT &&
+        role != TSR_ROLE_CONSTANT && role != TSR_ROLE_STATE)
         status = tsr_error(
             TSR_INVALID_ARGUMENT,
             "'%s': only inputs, constants and states are declared this way",

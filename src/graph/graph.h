@@ -77,10 +77,6 @@ tsr_value_id tsr_graph_must_alias(const tsr_graph *graph, const tsr_node *node,
 tsr_value_id tsr_graph_may_alias(const tsr_graph *graph, const tsr_node *node,
                                  int output);
 
-/* Whether the node ends input i: writes over it, or frees it. */
-bool tsr_node_consumes(const tsr_graph *graph, const tsr_node *node,
-                       int32_t input);
-
 /* Makes `order` (node_count nodes, copied) the graph's nodes and renews every
  * value's producer. */
 tsr_status tsr_graph_set_nodes(tsr_graph *graph, const tsr_node *order,

@@ -294,17 +294,6 @@ tsr_value_id tsr_graph_may_alias(const tsr_graph *graph, const tsr_node *node,
     return alias(graph, node, output, tsr_graph_op(graph, node)->may_alias);
 }
 
-bool tsr_node_consumes(const tsr_graph *graph, const tsr_node *node,
-                       int32_t input) {
-    if (tsr_graph_op(graph, node)->flags & TSR_OP_FREES)
-        return true;
-    tsr_value_id value = tsr_graph_inputs(graph, node)[input];
-    for (int32_t o = 0; o < node->outputs.count; o++)
-        if (tsr_graph_must_alias(graph, node, o).index == value.index)
-            return true;
-    return false;
-}
-
 /* ---- rewriting ---- */
 
 tsr_status tsr_graph_set_nodes(tsr_graph *graph, const tsr_node *order,

@@ -14,9 +14,9 @@ tsr_status tsr_core_reduce(const tsr_core *core, const tsr_reduce *reduces,
                                    core->reduce_stream);
 }
 
-tsr_status tsr_core_all_reduce(const tsr_core *core, float *buffer,
-                               size_t count) {
-    return tsr_comm_all_reduce(core->reduce_comm, buffer, count, TSR_F32,
+tsr_status tsr_core_all_reduce(const tsr_core *core, void *buffer, size_t count,
+                               tsr_dtype dtype) {
+    return tsr_comm_all_reduce(core->reduce_comm, buffer, count, dtype,
                                core->reduce_stream);
 }
 

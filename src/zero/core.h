@@ -20,8 +20,8 @@ tsr_status tsr_core_gather(const tsr_core *core, const tsr_gather *gathers,
                            size_t count);
 tsr_status tsr_core_reduce(const tsr_core *core, const tsr_reduce *reduces,
                            size_t count);
-tsr_status tsr_core_all_reduce(const tsr_core *core, float *buffer,
-                               size_t count);
+tsr_status tsr_core_all_reduce(const tsr_core *core, void *buffer, size_t count,
+                               tsr_dtype dtype);
 tsr_status tsr_core_fence(const tsr_core *core);
 
 #endif

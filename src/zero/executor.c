@@ -26,6 +26,12 @@ typedef enum step_kind {
     STEP_FENCE
 } step_kind;
 
+typedef struct all_reduce_call {
+    void *buffer;
+    size_t count;
+    tsr_dtype dtype;
+} all_reduce_call;
+
 /* One node, ready to be enqueued. */
 typedef struct step {
     step_kind kind;
@@ -35,9 +41,9 @@ typedef struct step {
     tsr_event *done; /* owned; NULL: nobody waits for it */
     size_t call_count;
     union {
-        tsr_gather *gathers; /* (call_count) */
-        tsr_reduce *reduces; /* (call_count) */
-        float **buffers;     /* (call_count) all_reduce */
+        tsr_gather *gathers;      /* (call_count) */
+        tsr_reduce *reduces;      /* (call_count) */
+        all_reduce_call *buffers; /* (call_count) */
     } calls;
     const tsr_kernel *kernel;
     tsr_comm *comm; /* of the rank's group; may be NULL */
@@ -185,9 +191,12 @@ static tsr_status prepare_all_reduce(tsr_executor *self, step *at,
     at->call_count = (size_t)node->inputs.count;
     TSR_TRY(tsr_alloc(at->call_count, sizeof *at->calls.buffers,
                       (void **)&at->calls.buffers));
-    for (size_t i = 0; i < at->call_count; i++)
-        at->calls.buffers[i] =
-            address(self, tsr_graph_inputs(self->plan->graph, node)[i]);
+    for (size_t i = 0; i < at->call_count; i++) {
+        tsr_value_id input = tsr_graph_inputs(self->plan->graph, node)[i];
+        const tsr_type *type = &tsr_graph_value(self->plan->graph, input)->type;
+        at->calls.buffers[i] = (all_reduce_call){
+            address(self, input), (size_t)tsr_type_count(type), type->dtype};
+    }
     at->kind = STEP_ALL_REDUCE;
     return TSR_OK;
 }
@@ -328,7 +337,9 @@ static tsr_status enqueue_call(tsr_executor *self, step *at) {
         return tsr_core_reduce(&self->core, at->calls.reduces, at->call_count);
     case STEP_ALL_REDUCE:
         for (size_t i = 0; i < at->call_count; i++)
-            TSR_TRY(tsr_core_all_reduce(&self->core, at->calls.buffers[i], 1));
+            TSR_TRY(tsr_core_all_reduce(
+                &self->core, at->calls.buffers[i].buffer,
+                at->calls.buffers[i].count, at->calls.buffers[i].dtype));
         return TSR_OK;
     case STEP_FENCE:
         return tsr_core_fence(&self->core);

@@ -264,6 +264,26 @@ static void test_shared_parameter(void) {
 }
 
 /* p + q would give both one gradient, to be reduced twice. */
+/* y = l + l: the gradient of l is dy + dy. */
+static void test_value_taken_twice(void) {
+    tsr_graph *graph = new_graph(ops);
+    tsr_value_id x = declare(graph, "x", "f32[2,4]"),
+                 w = param(graph, "w", "f32[4,4]");
+    tsr_value_id l =
+        tsr_linear(graph, x, w, (tsr_value_id){-1}, TSR_WEIGHT_IN_OUT);
+    add_loss(graph, tsr_add(graph, l, l), 2);
+    CHECK_OK(tsr_graph_differentiate(graph));
+    const tsr_node *weight_grad = node_of(graph, gradient_of(graph, 0));
+    tsr_value_id dl = tsr_graph_inputs(graph, weight_grad)[1];
+    const tsr_node *sum = node_of(graph, dl);
+    CHECK(strcmp(tsr_graph_op(graph, sum)->name, "add") == 0);
+    const tsr_value_id *parts = tsr_graph_inputs(graph, sum);
+    CHECK(parts[0].index == parts[1].index);
+    CHECK(strcmp(tsr_graph_op(graph, node_of(graph, parts[0]))->name,
+                 "cross_entropy_grad") == 0);
+    tsr_graph_release(graph);
+}
+
 static void test_parameters_added(void) {
     tsr_graph *graph = new_graph(ops);
     tsr_value_id p = param(graph, "p", "f32[2,4]");
@@ -373,6 +393,7 @@ int main(void) {
     test_op_table();
     test_user_vjp();
     test_shared_parameter();
+    test_value_taken_twice();
     test_parameters_added();
     test_autodiff_errors();
     test_table_allocation_failures();
