@@ -61,6 +61,8 @@ typedef enum tsr_weight_layout {
  *                     x's memory
  * gelu_grad           x[...], dy[...] -> dx[...]                 dx may take dy's memory
  * add                 a[...], b[...] -> y[...]                   y may take a's memory
+ * cast                x[...] -> y[...]   {dtype}; f32, bf16 and f16 into each
+ *                     other, to nearest even
  * store               x[...], state[...] -> state[...]         writes x over a state, for
  *                     the host to read after the walk
  * cross_entropy       logits[..., V], targets i32[...], loss[1] -> loss[1], lse[...]

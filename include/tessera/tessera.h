@@ -5,6 +5,7 @@
 #include "tessera/comm.h"
 #include "tessera/device.h"
 #include "tessera/dtype.h"
+#include "tessera/eager.h"
 #include "tessera/graph.h"
 #include "tessera/models.h"
 #include "tessera/ops.h"

@@ -2,62 +2,9 @@
  * they can be built with more optimisation. */
 #include "comm/sum.h"
 
+#include "base/half.h"
+
 #include <string.h>
-
-static float to_float(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static uint32_t to_bits(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-/* ---- one element ---- */
-
-static float from_bf16(uint16_t value) {
-    return to_float((uint32_t)value << 16);
-}
-
-static uint16_t to_bf16(float value) {
-    uint32_t bits = to_bits(value);
-    uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    uint32_t nan = bits >> 16 | 0x40; /* quiet; keeps sign and payload */
-    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded);
-}
-
-/* Exponents of f16 are biased by 15, of f32 by 127. */
-#define F16_REBIAS ((uint32_t)(127 - 15) << 23)
-
-static float from_f16(uint16_t value) {
-    uint32_t sign = (uint32_t)(value & 0x8000) << 16;
-    uint32_t magnitude = value & 0x7fff;
-    uint32_t normal = (magnitude << 13) + F16_REBIAS;
-    uint32_t infinite = magnitude << 13 | 0x7f800000; /* or NaN */
-    uint32_t subnormal = to_bits((float)(int32_t)magnitude * 0x1p-24f);
-    uint32_t bits = magnitude >= 0x7c00  ? infinite
-                    : magnitude >= 0x400 ? normal
-                                         : subnormal;
-    return to_float(sign | bits);
-}
-
-static uint16_t to_f16(float value) {
-    uint32_t bits = to_bits(value), magnitude = bits & 0x7fffffff;
-    uint32_t nan = 0x7e00 | (magnitude >> 13 & 0x3ff);
-    uint32_t normal =
-        (magnitude - F16_REBIAS + 0xfff + (magnitude >> 13 & 1)) >> 13;
-    /* In [0.5, 1) an f32 counts in 2^-24, f16's smallest step: the addition
-     * rounds. */
-    uint32_t subnormal = to_bits(to_float(magnitude) + 0.5f) - to_bits(0.5f);
-    uint32_t half = magnitude > 0x7f800000    ? nan
-                    : magnitude >= 0x477ff000 ? 0x7c00 /* rounds to infinity */
-                    : magnitude >= 0x38800000 ? normal
-                                              : subnormal;
-    return (uint16_t)((bits >> 16 & 0x8000) | half);
-}
 
 /* ---- runs of elements ----
  *
@@ -67,13 +14,13 @@ static uint16_t to_f16(float value) {
 static inline void load_bf16(float *restrict sum, const uint16_t *restrict from,
                              size_t count) {
     for (size_t i = 0; i < count; i++)
-        sum[i] = from_bf16(from[i]);
+        sum[i] = tsr_from_bf16(from[i]);
 }
 
 static inline void load_f16(float *restrict sum, const uint16_t *restrict from,
                             size_t count) {
     for (size_t i = 0; i < count; i++)
-        sum[i] = from_f16(from[i]);
+        sum[i] = tsr_from_f16(from[i]);
 }
 
 static inline void add_f32(float *restrict sum, const float *restrict from,
@@ -85,13 +32,13 @@ static inline void add_f32(float *restrict sum, const float *restrict from,
 static inline void add_bf16(float *restrict sum, const uint16_t *restrict from,
                             size_t count) {
     for (size_t i = 0; i < count; i++)
-        sum[i] += from_bf16(from[i]);
+        sum[i] += tsr_from_bf16(from[i]);
 }
 
 static inline void add_f16(float *restrict sum, const uint16_t *restrict from,
                            size_t count) {
     for (size_t i = 0; i < count; i++)
-        sum[i] += from_f16(from[i]);
+        sum[i] += tsr_from_f16(from[i]);
 }
 
 static inline void add_i32(uint32_t *restrict sum,
@@ -108,13 +55,13 @@ static inline void scale_f32(float *restrict sum, float scale, size_t count) {
 static inline void store_bf16(uint16_t *restrict to, const float *restrict sum,
                               size_t count) {
     for (size_t i = 0; i < count; i++)
-        to[i] = to_bf16(sum[i]);
+        to[i] = tsr_to_bf16(sum[i]);
 }
 
 static inline void store_f16(uint16_t *restrict to, const float *restrict sum,
                              size_t count) {
     for (size_t i = 0; i < count; i++)
-        to[i] = to_f16(sum[i]);
+        to[i] = tsr_to_f16(sum[i]);
 }
 
 /* ---- blocks ---- */

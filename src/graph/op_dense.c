@@ -224,6 +224,31 @@ static tsr_status store_infer(const tsr_op_view *view, tsr_type *outputs,
     return TSR_OK;
 }
 
+static bool is_real(tsr_dtype dtype) {
+    return dtype == TSR_F32 || dtype == TSR_BF16 || dtype == TSR_F16;
+}
+
+static tsr_status cast_infer(const tsr_op_view *view, tsr_type *outputs,
+                             size_t *out_count) {
+    int64_t dtype = tsr_view_int(view, "dtype", -1);
+    TSR_REQUIRE(dtype >= 0 && dtype < TSR_DTYPE_COUNT &&
+                    is_real((tsr_dtype)dtype) && is_real(view->inputs[0].dtype),
+                "x and the attribute dtype must be f32, bf16 or f16");
+    outputs[0] = view->inputs[0];
+    outputs[0].dtype = (tsr_dtype)dtype;
+    *out_count = 1;
+    return TSR_OK;
+}
+
+static tsr_status cast_vjp(const tsr_vjp *vjp) {
+    tsr_attr back = TSR_ATTR_INT("dtype", vjp->view.inputs[0].dtype);
+    if (vjp->wanted[0])
+        tsr_vjp_add(vjp, 0,
+                    tsr_graph_node(vjp->graph, "cast", &vjp->out_grads[0], 1,
+                                   &back, 1, NULL));
+    return tsr_graph_status(vjp->graph);
+}
+
 static const tsr_op rows[] = {
     {.name = "linear",
      .signature = "x[..., I], weight, bias[O]? -> y[..., O]",
@@ -300,6 +325,14 @@ static const tsr_op rows[] = {
      .infer = binary_infer,
      .vjp = add_vjp,
      .may_alias = tsr_alias_first},
+    {.name = "cast",
+     .signature = "x[...] -> y[...]",
+     .min_inputs = 1,
+     .max_inputs = 1,
+     .outputs = 1,
+     .attrs = "dtype",
+     .infer = cast_infer,
+     .vjp = cast_vjp},
     {.name = "store",
      .signature = "x[...], state[...] -> state[...]",
      .min_inputs = 2,

@@ -40,6 +40,7 @@ tsr_status TSR_REF(gelu)(const tsr_kernel_call *call);
 tsr_status TSR_REF(gelu_grad)(const tsr_kernel_call *call);
 tsr_status TSR_REF(add)(const tsr_kernel_call *call);
 tsr_status TSR_REF(store)(const tsr_kernel_call *call);
+tsr_status TSR_REF(cast)(const tsr_kernel_call *call);
 tsr_status TSR_REF(cross_entropy)(const tsr_kernel_call *call);
 tsr_status TSR_REF(cross_entropy_grad)(const tsr_kernel_call *call);
 tsr_status TSR_REF(adamw)(const tsr_kernel_call *call);

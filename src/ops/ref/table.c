@@ -25,6 +25,7 @@ const tsr_kernel TSR_REF(kernels)[] = {
     ROW(gelu_grad),
     ROW(add),
     ROW(store),
+    ROW(cast),
     ROW(cross_entropy),
     ROW(cross_entropy_grad),
     ROW(adamw),

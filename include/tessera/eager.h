@@ -1,0 +1,209 @@
+/* The ZeRO runtime for callers that decide as they go: gather, use, release,
+ * reduce, in whatever order their program takes. A caller that knows its whole
+ * step ahead compiles a plan instead (passes.h, zero.h).
+ *
+ * One tsr_zero owns parameters, gathered copies and gradient buckets; graphs
+ * own use counts and bindings. Several tsr_zero live side by side without
+ * knowing each other.
+ *
+ * Calls that order anything take the caller's stream. What they enqueue runs on
+ * streams of the tsr_zero and meets the caller's by events: no call waits for
+ * the device unless it says so. All ranks make the collective calls (marked
+ * so) in the same order.
+ *
+ *   copy:   absent --[allgather_param, prefetch_params_fused]--> gathering
+ *           gathering --[event]--> valid --[last release_param]--> absent
+ *           valid --[weights_changed, invalidate]--> stale
+ *           stale --[last release_param]--> absent
+ *   shard:  resident --[offload_parameter]--> leaving --[event]--> on host
+ *           on host --[reload_parameter]--> arriving --[event]--> resident
+ *
+ * At most one copy per (graph, parameter) is bound, by that graph's latest
+ * allgather_param; wait_allgather and release_param act on it. Graphs that want
+ * the same version and dtype share the storage. */
+#ifndef TESSERA_EAGER_H
+#define TESSERA_EAGER_H
+
+#include "tessera/comm.h"
+#include "tessera/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tsr_zero tsr_zero; /* one thread at a time */
+
+/* Memory from outside. A block is used by work enqueued on `stream` after
+ * alloc, and may be reused by work enqueued on `stream` after free. */
+typedef struct tsr_allocator {
+    /* bytes > 0; 64-byte aligned. */
+    tsr_status (*alloc)(void *context, size_t bytes, tsr_stream *stream,
+                        void **out_memory);
+    void (*free)(void *context, void *memory, size_t bytes, tsr_stream *stream);
+    void *context; /* borrowed */
+} tsr_allocator;
+
+/* Memory of the caller that may be swapped: its address is asked for at each
+ * call. */
+typedef struct tsr_tensor {
+    void *(*address)(void *context); /* NULL: context is the address */
+    void *context;                   /* borrowed */
+} tsr_tensor;
+
+/* Where gradients are multiplied by 1 / world. */
+typedef enum tsr_average {
+    TSR_AVERAGE_AFTER = 0, /* the sum */
+    TSR_AVERAGE_BEFORE,    /* each rank's part, before it is sent */
+    TSR_AVERAGE_NONE,
+} tsr_average;
+
+typedef struct tsr_zero_settings {
+    int stage;             /* 1, 2: whole parameters; 3: sharded ones */
+    size_t bucket_bytes;   /* reduced when so many wait; 0: 64 MiB */
+    bool double_buffer;    /* one bucket is filled while one is on the wire */
+    bool symmetric_memory; /* buckets in memory that all ranks map, where the
+                              communicator has it */
+    bool sync_before_allgather, sync_after_allgather; /* the host waits */
+    bool sync_before_reduce, sync_after_reduce;
+    tsr_average average;
+} tsr_zero_settings;
+
+typedef struct tsr_zero_options {
+    tsr_device *device; /* all borrowed, outlive the tsr_zero */
+    tsr_comm *gather_comm, *reduce_comm;
+    const tsr_kernel_table *kernels; /* for casts */
+    const tsr_allocator *allocator;  /* NULL: the device's memory */
+    tsr_zero_settings settings;
+} tsr_zero_options;
+
+/* Errors: INVALID_ARGUMENT (settings), OUT_OF_MEMORY. Not collective. */
+TSR_API tsr_status tsr_zero_create(const tsr_zero_options *options,
+                                   tsr_zero **out_zero);
+/* Waits for everything enqueued, then frees. Takes NULL. */
+TSR_API void tsr_zero_release(tsr_zero *zero);
+
+/* A parameter. dtypes: stored (of the shard), gathered (default of
+ * allgather_param), communicated (of gradients on the wire), accumulated (of
+ * the gradient buffer). */
+typedef struct tsr_zero_param {
+    int64_t id;
+    tsr_type type;    /* whole; its dtype is the stored one */
+    int64_t granule;  /* a shard is a multiple of so many elements; 0: 1 */
+    tsr_tensor shard; /* stage 3: (shard elements); 1, 2: unused */
+    tsr_tensor grad;  /* stage 3: (shard elements); 1, 2: (slice_count) */
+    bool frozen;      /* has no gradient */
+    tsr_dtype gathered_dtype, communicated_dtype, accumulated_dtype;
+    bool persistent; /* stays gathered */
+    /* Stages 1 and 2: this rank's elements of the whole gradient; 0 is fine. */
+    int64_t slice_offset, slice_count;
+} tsr_zero_param;
+
+/* Also replaces an earlier parameter of that id. Zeroes its gradient buffer on
+ * `stream`. Errors: INVALID_ARGUMENT naming the field. */
+TSR_API tsr_status tsr_zero_register_param(tsr_zero *zero,
+                                           const tsr_zero_param *param,
+                                           tsr_stream *stream);
+/* Zeroes the new buffer on `stream`. */
+TSR_API tsr_status tsr_zero_update_param_grad_buffer(tsr_zero *zero, int64_t id,
+                                                     tsr_tensor grad,
+                                                     tsr_stream *stream);
+TSR_API tsr_status tsr_zero_update_param_shard(tsr_zero *zero, int64_t id,
+                                               tsr_tensor shard);
+
+/* Checks that all ranks registered alike, and gathers persistent parameters as
+ * one group. Implicit at the first collective, and after later registrations.
+ * Collective; blocks. Errors: FAILED_PRECONDITION naming the first parameter
+ * that differs. */
+TSR_API tsr_status tsr_zero_seal(tsr_zero *zero, tsr_stream *stream);
+
+/* Re-registering replaces. Errors: NOT_FOUND (an id). */
+TSR_API tsr_status tsr_zero_register_graph(tsr_zero *zero, int64_t graph,
+                                           const int64_t *ids, size_t count);
+
+/* A gathered parameter: memory of the copy; the padded tail is beyond it. */
+typedef struct tsr_view {
+    void *data;
+    tsr_type type;
+} tsr_view;
+
+/* Binds the graph to a valid copy of the latest version, gathering one if there
+ * is none: on the gather stream, after what `stream` holds now. The data is
+ * there after wait_allgather, until the last release_param.
+ * Cost: a copy of the whole parameter; a cast runs on the shard, before the
+ * wire. Collective unless a copy is valid, which is so on all ranks or none.
+ * Errors: NOT_FOUND, OUT_OF_MEMORY, UNAVAILABLE. */
+TSR_API tsr_status tsr_zero_allgather_param(tsr_zero *zero, int64_t graph,
+                                            int64_t id, tsr_dtype dtype,
+                                            tsr_stream *stream,
+                                            tsr_view *out_view);
+/* Gathers in one call those of `ids` that have no valid copy in their dtype.
+ * Binds nothing. Collective likewise. */
+TSR_API tsr_status tsr_zero_prefetch_params_fused(tsr_zero *zero,
+                                                  const int64_t *ids,
+                                                  const tsr_dtype *dtypes,
+                                                  size_t count,
+                                                  tsr_stream *stream);
+/* Makes `stream` wait for the bound copy, whoever gathered it. Idempotent.
+ * Errors: FAILED_PRECONDITION (the graph has no copy). */
+TSR_API tsr_status tsr_zero_wait_allgather(tsr_zero *zero, int64_t graph,
+                                           int64_t id, tsr_stream *stream);
+/* One of `users` uses of the bound copy ends here on `stream`; the first after
+ * binding says how many there are. At the last one the binding ends, and the
+ * storage is freed when no graph is bound to it and it is not persistent.
+ * Errors: FAILED_PRECONDITION (nothing bound, unless profiling);
+ * INVALID_ARGUMENT (users < 1). */
+TSR_API tsr_status tsr_zero_release_param(tsr_zero *zero, int64_t graph,
+                                          int64_t id, int users,
+                                          tsr_stream *stream);
+
+/* Adds a whole gradient (communicated dtype; borrowed until `stream` passes
+ * end_backward or the copy's event) to the parameter's gradient buffer, summed
+ * over ranks and averaged. Gradients wait in a bucket, in the order of calls,
+ * and are reduced when it is full. The first one of a step overwrites the
+ * buffer, later ones add, over all graphs. Stage 1 keeps their sum (4 bytes an
+ * element) until the last micro-step. Does nothing while profiling. Collective:
+ * the bucket flushes at the same call on all ranks. */
+TSR_API tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph,
+                                        int64_t id, const void *grad,
+                                        tsr_stream *stream);
+
+/* The first start_backward after an update opens a step; `update` says that
+ * this micro-step is its last, which still accumulates. */
+TSR_API tsr_status tsr_zero_start_backward(tsr_zero *zero, bool update);
+/* Flushes buckets and makes `stream` wait for the reduces. In the last
+ * micro-step also zeroes every gradient buffer that no reduce of this step
+ * wrote. Collective. */
+TSR_API tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream);
+/* Forward or backward raised: use counts, bindings and waiting gradients are
+ * dropped, gradients reduced so far count as not reduced. */
+TSR_API tsr_status tsr_zero_abort_step(tsr_zero *zero, tsr_stream *stream);
+
+/* The weights of these parameters were written by what `stream` holds now:
+ * copies of the old version are stale. */
+TSR_API tsr_status tsr_zero_weights_changed(tsr_zero *zero, const int64_t *ids,
+                                            size_t count, tsr_stream *stream);
+/* Keeps the parameter gathered from now on; gathers it at once. Collective. */
+TSR_API tsr_status tsr_zero_set_persistent(tsr_zero *zero, int64_t id,
+                                           tsr_stream *stream);
+/* Copies become stale; persistent ones stay. */
+TSR_API tsr_status tsr_zero_invalidate_gathered_param(tsr_zero *zero,
+                                                      int64_t id);
+TSR_API tsr_status tsr_zero_clear_all_gathered_params(tsr_zero *zero);
+TSR_API void tsr_zero_enable_profiling(tsr_zero *zero, bool on);
+TSR_API bool tsr_zero_is_profiling(const tsr_zero *zero);
+/* Drops graphs and their bindings; parameters, copies without users' need of
+ * them, and buckets stay. */
+TSR_API tsr_status tsr_zero_reset(tsr_zero *zero, tsr_stream *stream);
+/* The host waits for everything enqueued; returns its first failure. */
+TSR_API tsr_status tsr_zero_synchronize(tsr_zero *zero);
+
+/* Bytes held now: gathered copies and casts, buckets, host copies. */
+typedef struct tsr_zero_memory {
+    size_t gathered, buckets, host;
+} tsr_zero_memory;
+TSR_API tsr_zero_memory tsr_zero_memory_held(const tsr_zero *zero);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

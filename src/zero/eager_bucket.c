@@ -1,0 +1,280 @@
+/* Gradient buckets: slots filled on the copy stream, reduced together.
+ *
+ *   empty --[reduce_grad]--> filling --[full, or end_backward]--> on the wire
+ *   on the wire --[event reduced]--> empty
+ *
+ * A bucket costs bucket_bytes, or a larger gradient's slot; it is allocated
+ * when first used and kept. */
+#include "base/half.h"
+#include "zero/eager.h"
+
+#include <string.h>
+
+/* ---- filling ---- */
+
+/* One gradient into its slot, with a zeroed tail. Stage 1: into the sum that
+ * is kept of the step's micro-steps, or that sum and the last one into a slot.
+ */
+typedef struct fill_task {
+    const void *from;
+    float *kept;          /* (count) NULL: no earlier micro-steps */
+    bool kept_valid;      /* kept holds a sum */
+    void *to;             /* NULL: add to kept only */
+    size_t count, padded; /* elements */
+    tsr_dtype dtype;
+    float scale; /* before the sum; 1: none */
+} fill_task;
+
+static float load(const void *from, tsr_dtype dtype, size_t i) {
+    if (dtype == TSR_F32)
+        return ((const float *)from)[i];
+    uint16_t half = ((const uint16_t *)from)[i];
+    return dtype == TSR_BF16 ? tsr_from_bf16(half) : tsr_from_f16(half);
+}
+
+static void store(void *to, tsr_dtype dtype, size_t i, float value) {
+    if (dtype == TSR_F32)
+        ((float *)to)[i] = value;
+    else
+        ((uint16_t *)to)[i] =
+            dtype == TSR_BF16 ? tsr_to_bf16(value) : tsr_to_f16(value);
+}
+
+static tsr_status run_fill(void *context) {
+    const fill_task *task = context;
+    size_t size = tsr_dtype_bytes(task->dtype);
+    if (task->scale == 1.0f && !task->kept) {
+        memcpy(task->to, task->from, task->count * size);
+    } else {
+        for (size_t i = 0; i < task->count; i++) {
+            float value = load(task->from, task->dtype, i) * task->scale;
+            if (task->kept && task->kept_valid)
+                value += task->kept[i];
+            if (task->to)
+                store(task->to, task->dtype, i, value);
+            else
+                task->kept[i] = value;
+        }
+    }
+    if (task->to)
+        memset((char *)task->to + task->count * size, 0,
+               (task->padded - task->count) * size);
+    return TSR_OK;
+}
+
+/* Elements of a parameter's slot. */
+static size_t slot_count(const tsr_zero *zero, const zero_param *param) {
+    return zero->options.settings.stage == 3
+               ? (size_t)(param->shard * zero->world)
+               : (size_t)param->numel;
+}
+
+static size_t slot_bytes(const tsr_zero *zero, const zero_param *param) {
+    return tsr_round_up(slot_count(zero, param) *
+                            tsr_dtype_bytes(param->desc.communicated_dtype),
+                        64);
+}
+
+/* slot NULL: keeps the gradient for the step's last micro-step. */
+static tsr_status fill_slot(tsr_zero *zero, zero_param *param, const void *grad,
+                            char *slot) {
+    fill_task *task;
+    size_t kept_bytes = (size_t)param->numel * sizeof(float);
+    bool before = zero->options.settings.average == TSR_AVERAGE_BEFORE;
+    if (!slot && !param->kept && kept_bytes > 0) {
+        TSR_TRY(zero->allocator.alloc(zero->allocator.context, kept_bytes,
+                                      zero->copy_stream,
+                                      (void **)&param->kept));
+        zero->held.buckets += kept_bytes;
+    }
+    TSR_TRY(tsr_alloc(1, sizeof *task, (void **)&task));
+    *task = (fill_task){.from = grad,
+                        .kept = slot && !param->kept_valid ? NULL : param->kept,
+                        .kept_valid = param->kept_valid,
+                        .to = slot,
+                        .count = (size_t)param->numel,
+                        .padded = slot_count(zero, param),
+                        .dtype = param->desc.communicated_dtype,
+                        .scale = before ? 1.0f / (float)zero->world : 1.0f};
+    param->kept_valid = !slot;
+    return zero_enqueue_owned(zero->copy_stream, run_fill, task);
+}
+
+/* Room for `bytes`, all of the bucket being free. */
+static tsr_status reserve(tsr_zero *zero, zero_bucket *bucket, size_t bytes) {
+    size_t wanted = zero->options.settings.bucket_bytes;
+    wanted = tsr_round_up(wanted > bytes ? wanted : bytes, 64);
+    if (bucket->memory && bucket->bytes >= wanted)
+        return TSR_OK;
+    if (bucket->memory) {
+        zero->allocator.free(zero->allocator.context, bucket->memory,
+                             bucket->bytes, zero->reduce_stream);
+        zero->held.buckets -= bucket->bytes;
+        bucket->memory = NULL;
+    }
+    TSR_TRY(zero->allocator.alloc(zero->allocator.context, wanted,
+                                  zero->reduce_stream,
+                                  (void **)&bucket->memory));
+    bucket->bytes = wanted;
+    zero->held.buckets += wanted;
+    /* The memory is ours from here on in the reduce stream's order. */
+    return tsr_stream_record(zero->reduce_stream, bucket->reduced);
+}
+
+void zero_kept_release(tsr_zero *zero, zero_param *param) {
+    if (param->kept)
+        zero->allocator.free(zero->allocator.context, param->kept,
+                             (size_t)param->numel * sizeof(float),
+                             zero->copy_stream);
+    param->kept = NULL;
+}
+
+void zero_bucket_release(tsr_zero *zero, zero_bucket *bucket) {
+    if (bucket->memory)
+        zero->allocator.free(zero->allocator.context, bucket->memory,
+                             bucket->bytes, zero->reduce_stream);
+    bucket->memory = NULL;
+    TSR_ARRAY_FREE(&bucket->entries);
+}
+
+/* ---- the wire ---- */
+
+static float scale_after(const tsr_zero *zero) {
+    return zero->options.settings.average == TSR_AVERAGE_AFTER
+               ? 1.0f / (float)zero->world
+               : 1.0f;
+}
+
+/* Stage 3: one grouped reduce-scatter, into the gradient shards. */
+static tsr_status reduce_shards(tsr_zero *zero, zero_bucket *bucket) {
+    tsr_reduce *reduces;
+    size_t count = bucket->entries.count;
+    TSR_TRY(tsr_alloc(count, sizeof *reduces, (void **)&reduces));
+    for (size_t i = 0; i < count; i++) {
+        zero_param *param = bucket->entries.data[i].param;
+        reduces[i] = (tsr_reduce){.full = bucket->memory +
+                                          bucket->entries.data[i].offset,
+                                  .shard = zero_address(&param->desc.grad),
+                                  .count = (size_t)param->shard,
+                                  .valid = (size_t)(param->shard * zero->world),
+                                  .wire_dtype = param->desc.communicated_dtype,
+                                  .out_dtype = param->desc.accumulated_dtype,
+                                  .scale = scale_after(zero),
+                                  .accumulate = param->reduced};
+        param->reduced = true;
+    }
+    tsr_status status = tsr_comm_reduce_scatter(
+        zero->options.reduce_comm, reduces, count, zero->reduce_stream);
+    tsr_status freed = zero_enqueue_owned(zero->reduce_stream, NULL, reduces);
+    return status != TSR_OK ? status : freed;
+}
+
+/* Stages 1 and 2: this rank's slice of a slot that was all-reduced. */
+typedef struct slice_task {
+    const void *slot;
+    void *grad;
+    size_t offset, count;
+    tsr_dtype wire, accumulated;
+    float scale;
+    bool accumulate;
+} slice_task;
+
+static tsr_status run_slice(void *context) {
+    const slice_task *task = context;
+    for (size_t i = 0; i < task->count; i++) {
+        float value =
+            load(task->slot, task->wire, task->offset + i) * task->scale;
+        if (task->accumulate)
+            value += load(task->grad, task->accumulated, i);
+        store(task->grad, task->accumulated, i, value);
+    }
+    return TSR_OK;
+}
+
+static tsr_status reduce_slices(tsr_zero *zero, zero_bucket *bucket) {
+    for (size_t i = 0; i < bucket->entries.count; i++) {
+        zero_param *param = bucket->entries.data[i].param;
+        char *slot = bucket->memory + bucket->entries.data[i].offset;
+        slice_task *task;
+        TSR_TRY(tsr_comm_all_reduce(
+            zero->options.reduce_comm, slot, (size_t)param->numel,
+            param->desc.communicated_dtype, zero->reduce_stream));
+        TSR_TRY(tsr_alloc(1, sizeof *task, (void **)&task));
+        *task = (slice_task){.slot = slot,
+                             .grad = zero_address(&param->desc.grad),
+                             .offset = (size_t)param->desc.slice_offset,
+                             .count = (size_t)param->desc.slice_count,
+                             .wire = param->desc.communicated_dtype,
+                             .accumulated = param->desc.accumulated_dtype,
+                             .scale = scale_after(zero),
+                             .accumulate = param->reduced};
+        param->reduced = true;
+        TSR_TRY(zero_enqueue_owned(zero->reduce_stream, run_slice, task));
+    }
+    return TSR_OK;
+}
+
+tsr_status zero_flush(tsr_zero *zero) {
+    zero_bucket *bucket = &zero->buckets[zero->filling];
+    const tsr_zero_settings *settings = &zero->options.settings;
+    if (bucket->entries.count == 0)
+        return TSR_OK;
+    if (settings->sync_before_reduce)
+        TSR_TRY(tsr_stream_synchronize(zero->copy_stream));
+    TSR_TRY(tsr_stream_record(zero->copy_stream, zero->filled));
+    TSR_TRY(tsr_stream_wait(zero->reduce_stream, zero->filled));
+    TSR_TRY(settings->stage == 3 ? reduce_shards(zero, bucket)
+                                 : reduce_slices(zero, bucket));
+    TSR_TRY(tsr_stream_record(zero->reduce_stream, bucket->reduced));
+    if (settings->sync_after_reduce)
+        TSR_TRY(tsr_stream_synchronize(zero->reduce_stream));
+    bucket->entries.count = 0;
+    bucket->used = 0;
+    if (settings->double_buffer)
+        zero->filling ^= 1;
+    return TSR_OK;
+}
+
+/* ---- the call ---- */
+
+static bool waits_in(const zero_bucket *bucket, const zero_param *param) {
+    for (size_t i = 0; i < bucket->entries.count; i++)
+        if (bucket->entries.data[i].param == param)
+            return true;
+    return false;
+}
+
+tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph, int64_t id,
+                                const void *grad, tsr_stream *stream) {
+    zero_param *param = NULL;
+    zero_binding *binding = NULL;
+    TSR_TRY(zero_find_param(zero, id, &param));
+    TSR_TRY(zero_find_binding(zero, graph, id, &binding));
+    if (zero->profiling)
+        return TSR_OK;
+    if (param->desc.frozen)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "parameter %lld is frozen and has no gradient",
+                         (long long)id);
+    TSR_TRY(tsr_zero_seal(zero, stream));
+    if (zero->options.settings.stage == 1 && !zero->last_micro_step) {
+        TSR_TRY(zero_after(zero, zero->copy_stream, stream));
+        return fill_slot(zero, param, grad, NULL);
+    }
+    size_t bytes = slot_bytes(zero, param);
+    zero_bucket *bucket = &zero->buckets[zero->filling];
+    if (waits_in(bucket, param) ||
+        bucket->used + bytes > zero->options.settings.bucket_bytes)
+        TSR_TRY(zero_flush(zero));
+    bucket = &zero->buckets[zero->filling];
+    TSR_TRY(TSR_ARRAY_RESERVE(&bucket->entries, 1));
+    if (bucket->entries.count == 0)
+        TSR_TRY(reserve(zero, bucket, bytes));
+    TSR_TRY(zero_after(zero, zero->copy_stream, stream));
+    if (bucket->entries.count == 0) /* the copy waits, not the caller */
+        TSR_TRY(tsr_stream_wait(zero->copy_stream, bucket->reduced));
+    TSR_TRY(fill_slot(zero, param, grad, bucket->memory + bucket->used));
+    TSR_ARRAY_PUSH(&bucket->entries, ((zero_entry){param, bucket->used}));
+    bucket->used += bytes;
+    return TSR_OK;
+}
