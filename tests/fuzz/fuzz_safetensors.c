@@ -15,6 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t count) {
         return 0;
     }
     const uint8_t *end = NULL;
+    (void)end;
     unsigned sum = 0;
     for (size_t i = 0; i < tsr_safetensors_count(file); i++) {
         const tsr_safetensors_tensor *tensor = tsr_safetensors_at(file, i);
