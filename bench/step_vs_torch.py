@@ -253,8 +253,12 @@ def run(options):
 
 
 def report(options, sides, rounds):
+    """Over the rounds that were quiet for every side; over all where none was."""
+    quiet = [r for r in rounds if all(others <= options.others / 100 for _, others in r)]
+    which = f"the {len(quiet)} quiet of {len(rounds)}" if quiet else f"{len(rounds)}, none quiet,"
+    rounds = quiet or rounds
     tokens = options.batch * options.seq
-    print(f"\n{options.batch} sequences of {options.seq} tokens a step; medians of {len(rounds)} rounds of "
+    print(f"\n{options.batch} sequences of {options.seq} tokens a step; medians of rounds ({which}), each the median of "
           f"{options.steps} steps")
     print(f"{'':12}{'ms a step':>12}{'least':>10}{'tokens/s':>10}{'times ours':>12}{'others':>8}")
     for i, side in enumerate(sides):

@@ -90,17 +90,17 @@ TSR_API void tsr_comm_abort(tsr_comm *comm, const char *reason);
 
 /* A second communicator over the same ranks and the same shared memory, with an
  * order of its own (gather and reduce use one each, so that neither waits
- * behind the other). Collective, blocking. Release it before its parent. */
+ * behind the other). Collective, blocking. Release it before its parent.
+ * Errors: OUT_OF_MEMORY, UNAVAILABLE; all ranks fail alike. */
 TSR_API tsr_status tsr_comm_split(tsr_comm *comm, tsr_comm **out_comm);
 
 /* Memory that every rank of the host maps, zeroed and reserved (a later touch
- * cannot fail): the same bytes, at an address of each rank's own. The calls
- * below copy nothing extra for tensors that lie at the same offset of it on
- * every rank
- * ("symmetric"), or anywhere in it when only read by their owner. Collective,
+ * cannot fail): the same bytes, at an address of each rank's own. Calls read
+ * tensors that lie in it where they lie, instead of staging them. Collective,
  * blocking; bytes equal on all ranks; one allocation per communicator and its
- * splits; freed with the communicator. Errors: OUT_OF_MEMORY (says how much is
- * available); FAILED_PRECONDITION (a second one). */
+ * splits; freed with the communicator.
+ * Errors: OUT_OF_MEMORY (says how much is available); FAILED_PRECONDITION (a
+ * second one); UNAVAILABLE. */
 TSR_API tsr_status tsr_comm_shared_alloc(tsr_comm *comm, size_t bytes,
                                          void **out_memory);
 
@@ -118,8 +118,12 @@ typedef struct tsr_gather {
 } tsr_gather;
 
 /* Gathers `gather_count` tensors in one call. `gathers` is borrowed until the
- * call has run. Cost: each rank receives (world - 1) * count * dtype bytes a
- * tensor. Done means: all peers have read this rank's shards. */
+ * call has run. Done means: all peers have read this rank's shards.
+ * Cost: each rank receives (world - 1) * count * dtype bytes a tensor, twice
+ * where they must be staged.
+ * Errors: INVALID_ARGUMENT (this rank alone: see tsr_comm_abort); on the
+ * stream: UNAVAILABLE (a peer is gone or late, named), FAILED_PRECONDITION
+ * (ranks made different calls; both named). */
 TSR_API tsr_status tsr_comm_gather(tsr_comm *comm, const tsr_gather *gathers,
                                    size_t gather_count, tsr_stream *stream);
 
@@ -158,7 +162,8 @@ TSR_API tsr_status tsr_comm_reduce_scatter(tsr_comm *comm,
                                            tsr_stream *stream);
 
 /* buffer[i] = sum over ranks in rank order (f32, bf16, f16 summed in f32; i32).
- * In place. */
+ * In place. Cost: each rank reads every other's buffer once, two blocks and
+ * more in parts. Errors (here and below): those of gather. */
 TSR_API tsr_status tsr_comm_all_reduce(tsr_comm *comm, void *buffer,
                                        size_t count, tsr_dtype dtype,
                                        tsr_stream *stream);

@@ -57,7 +57,9 @@ typedef enum tsr_stream_kind {
 
 /* name      for messages; borrowed, outlives the stream
  * capacity  tasks that may be queued before an enqueue has to wait for the
- * worker; 0: 1024 */
+ *           worker; 0: 1024
+ * Errors: INVALID_ARGUMENT (no name, a capacity of 2^30 or more);
+ * OUT_OF_MEMORY; IO (no thread could be started). */
 TSR_API tsr_status tsr_stream_create(tsr_device *device, tsr_stream_kind kind,
                                      const char *name, size_t capacity,
                                      tsr_stream **out_stream);

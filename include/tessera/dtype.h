@@ -27,11 +27,6 @@ TSR_API size_t tsr_dtype_bytes(tsr_dtype dtype);
  * Thread-safe. */
 TSR_API const char *tsr_dtype_name(tsr_dtype dtype);
 
-/* The dtype called `name` (`length` bytes, no terminator needed);
- * INVALID_ARGUMENT otherwise. */
-TSR_API tsr_status tsr_dtype_parse(const char *name, size_t length,
-                                   tsr_dtype *out_dtype);
-
 #ifdef __cplusplus
 }
 #endif

@@ -6,8 +6,8 @@
  * memory. One data structure serves all stages; verify (plan.h) says which of
  * its promises hold. Shapes are static.
  *
- * A tsr_graph is used by one thread at a time; the library never changes one
- * that it was given as const. */
+ * A tsr_graph is used by one thread at a time, also where it is const: checks
+ * keep scratch in it. What it says never changes behind a const. */
 #ifndef TESSERA_GRAPH_H
 #define TESSERA_GRAPH_H
 

@@ -174,6 +174,13 @@ TSR_API tsr_status tsr_kernel_table_add(tsr_kernel_table *table,
 TSR_API const tsr_kernel *
 tsr_kernel_table_find(const tsr_kernel_table *table,
                       const char *op); /* NULL: none */
+/* For tsr_target: bytes of workspace that the kernels will ask for. `query` is
+ * a tsr_workspace_query. */
+typedef struct tsr_workspace_query {
+    const tsr_kernel_table *kernels; /* borrowed */
+    int threads;                     /* of the device they will run on */
+} tsr_workspace_query;
+TSR_API size_t tsr_kernel_workspace(const void *query, const tsr_op_view *view);
 /* What the kernels are and run on, for people: "avx512, oneDNN 2.6.3". */
 TSR_API const char *tsr_kernel_table_describe(const tsr_kernel_table *table);
 

@@ -30,8 +30,9 @@ typedef struct tsr_plan {
     tsr_target target;
     size_t bytes[TSR_SPACE_COUNT]; /* WEIGHTS: of the host (shared) or of the
                                       rank; all others: of one rank */
-    size_t live_bytes; /* lower bound of TRANSIENT + GRADS: the most that is
-                          alive at once in each; not in the text form */
+    size_t live_bytes; /* bound of TRANSIENT + GRADS: the most that is alive at
+                          once in each, gradients counted until the next reduce
+                          is issued (double buffer); not in the text form */
 } tsr_plan;
 
 /* A plan around `graph` (transferred, also on failure), not laid out yet. */

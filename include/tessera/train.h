@@ -74,7 +74,8 @@ TSR_API void tsr_trainer_release(tsr_trainer *trainer); /* takes NULL */
 TSR_API tsr_status tsr_trainer_step(tsr_trainer *trainer,
                                     tsr_step_metrics *out_metrics);
 
-/* Mean loss over `batches` batches of every rank, from sample 0 of the
+/* Errors as tsr_trainer_step; FAILED_PRECONDITION without an evaluation plan.
+ * Mean loss over `batches` batches of every rank, from sample 0 of the
  * evaluation samples on. Collective. */
 TSR_API tsr_status tsr_trainer_evaluate(tsr_trainer *trainer, int64_t batches,
                                         double *out_loss);

@@ -44,15 +44,16 @@ TSR_API size_t tsr_arena_bytes(const tsr_arena *arena);
 
 typedef struct tsr_executor tsr_executor; /* one thread at a time */
 
+/* All borrowed; they outlive the executor. Gathers and reduces have a
+ * communicator each, over the same ranks, since neither may wait behind the
+ * other; both may be NULL for a plan of one rank without collectives. */
 typedef struct tsr_executor_options {
-    const tsr_arena *arena; /* all borrowed, outlive the executor */
-    size_t plan;            /* of the arena */
+    const tsr_arena *arena;
+    size_t plan; /* of the arena */
     const tsr_kernel_table *kernels;
     tsr_device *device;
-    tsr_comm
-        *gather_comm; /* two communicators over the same ranks, since neither */
-    tsr_comm
-        *reduce_comm; /* may wait behind the other; may be NULL for world 1 */
+    tsr_comm *gather_comm;
+    tsr_comm *reduce_comm;
 } tsr_executor_options;
 
 /* Prepares every call of the plan once. Errors: NOT_FOUND (an op without a

@@ -21,9 +21,13 @@ tsr_status tsr_os_shared_file(const char *name, size_t bytes, int *out_fd);
 /* Maps all of it, shared between everybody who maps it. */
 tsr_status tsr_os_map_shared(int fd, size_t bytes, void **out_memory);
 
-/* Bytes that can still be used before the machine, or this process's cgroup (v1
- * or v2), runs out. */
+/* Bytes that can still be used before the machine, this process's cgroup (v1 or
+ * v2) or its limit of address space runs out. File pages that are given back on
+ * demand count as free. */
 size_t tsr_os_memory_available(void);
+/* The cgroup's part of it. membership, mount: "/proc/self/cgroup" and
+ * "/sys/fs/cgroup", or a test's own. SIZE_MAX: no limit. */
+size_t tsr_os_cgroup_room(const char *membership, const char *mount);
 
 /* Processors this process may run on, at least 1. */
 int tsr_os_processors(void);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -133,54 +134,91 @@ static size_t read_number(const char *path, const char *key) {
     return value;
 }
 
-/* What a cgroup folder and its parents still allow. */
+/* Names of the memory controller's files. */
+typedef struct cgroup_files {
+    const char *folder; /* below the mount of all cgroups */
+    const char *limit, *usage;
+    const char
+        *cache; /* line of memory.stat: file pages given back on demand */
+} cgroup_files;
+
+static const cgroup_files cgroup_v1 = {"/memory", "memory.limit_in_bytes",
+                                       "memory.usage_in_bytes",
+                                       "total_inactive_file "};
+static const cgroup_files cgroup_v2 = {"", "memory.max", "memory.current",
+                                       "inactive_file "};
+
+static size_t number_in(const char *folder, const char *file, const char *key) {
+    char path[PATH_MAX + 64];
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    return read_number(path, key);
+}
+
+/* What a cgroup and those above it still allow. */
 static size_t cgroup_room(const char *mount, const char *group,
-                          const char *limit_file, const char *usage_file) {
-    char folder[PATH_MAX], path[PATH_MAX + 64];
+                          const cgroup_files *files) {
+    char folder[PATH_MAX];
     size_t room = SIZE_MAX;
-    snprintf(folder, sizeof folder, "%s%s", mount, group);
+    int top = snprintf(folder, sizeof folder, "%s%s", mount, files->folder);
+    snprintf(folder, sizeof folder, "%s%s%s", mount, files->folder, group);
     for (;;) {
-        snprintf(path, sizeof path, "%s/%s", folder, limit_file);
-        size_t limit = read_number(path, "");
-        snprintf(path, sizeof path, "%s/%s", folder, usage_file);
-        size_t usage = read_number(path, "");
+        size_t limit = number_in(folder, files->limit, "");
+        size_t usage = number_in(folder, files->usage, "");
+        size_t cache = number_in(folder, "memory.stat", files->cache);
         if (limit != SIZE_MAX && usage != SIZE_MAX) {
+            usage -= cache != SIZE_MAX && cache < usage ? cache : 0;
             size_t left = limit > usage ? limit - usage : 0;
             room = left < room ? left : room;
         }
         char *slash = strrchr(folder, '/');
-        if (!slash || strlen(folder) <= strlen(mount))
+        if (!slash || strlen(folder) <= (size_t)top)
             return room;
         *slash = '\0';
     }
 }
 
-size_t tsr_os_memory_available(void) {
-    size_t kib = read_number("/proc/meminfo", "MemAvailable:");
-    size_t available = kib > SIZE_MAX / 1024 ? SIZE_MAX : kib * 1024;
+size_t tsr_os_cgroup_room(const char *membership, const char *mount) {
+    size_t room = SIZE_MAX;
     char line[PATH_MAX];
-    FILE *file = fopen("/proc/self/cgroup", "re");
+    FILE *file = fopen(membership, "re");
     if (!file)
-        return available;
+        return room;
     while (fgets(line, sizeof line, file)) {
         line[strcspn(line, "\n")] = '\0';
-        char *controllers = strchr(line, ':'),
-             *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        char *controllers = strchr(line, ':');
+        char *group = controllers ? strchr(controllers + 1, ':') : NULL;
         if (!group)
             continue;
         *group++ = '\0';
-        size_t room = SIZE_MAX;
-        if (strcmp(controllers + 1, "") == 0)
-            room = cgroup_room("/sys/fs/cgroup", group, "memory.max",
-                               "memory.current");
+        size_t here = SIZE_MAX;
+        if (controllers[1] == '\0')
+            here = cgroup_room(mount, group, &cgroup_v2);
         else if (strstr(controllers + 1, "memory"))
-            room =
-                cgroup_room("/sys/fs/cgroup/memory", group,
-                            "memory.limit_in_bytes", "memory.usage_in_bytes");
-        available = room < available ? room : available;
+            here = cgroup_room(mount, group, &cgroup_v1);
+        room = here < room ? here : room;
     }
     fclose(file);
-    return available;
+    return room;
+}
+
+/* What RLIMIT_AS leaves of the address space. */
+static size_t address_room(void) {
+    struct rlimit limit;
+    size_t kib = read_number("/proc/self/status", "VmSize:");
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+        kib > SIZE_MAX / 1024)
+        return SIZE_MAX;
+    return limit.rlim_cur > kib * 1024 ? (size_t)limit.rlim_cur - kib * 1024
+                                       : 0;
+}
+
+size_t tsr_os_memory_available(void) {
+    size_t kib = read_number("/proc/meminfo", "MemAvailable:");
+    size_t available = kib > SIZE_MAX / 1024 ? SIZE_MAX : kib * 1024;
+    size_t group = tsr_os_cgroup_room("/proc/self/cgroup", "/sys/fs/cgroup");
+    size_t address = address_room();
+    available = group < available ? group : available;
+    return address < available ? address : available;
 }
 
 int tsr_os_processors(void) {

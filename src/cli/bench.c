@@ -100,8 +100,8 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
     tsr_trainer *trainer = NULL;
     double *seconds = NULL;
     tsr_status status = TSR_OK;
-    tsr_trainer_options options =
-        session_trainer(&job->session, tsr_bootstrap_rank(bootstrap));
+    tsr_trainer_options options = session_trainer(&job->session);
+    session_pin(&job->session, tsr_bootstrap_rank(bootstrap));
     options.samples = (tsr_samples){read_sample, job};
     options.seed = 1;
     options.rates =

@@ -73,24 +73,17 @@ typedef struct decoder {
 
 /* ---- making ---- */
 
-static size_t workspace(const void *context, const tsr_op_view *view) {
-    const decoder *self = context;
-    const tsr_kernel *kernel =
-        tsr_kernel_table_find(self->kernels, view->op->name);
-    return kernel && kernel->workspace
-               ? kernel->workspace(view, (int)self->flags.threads)
-               : 0;
-}
-
 static tsr_status compile(decoder *self, int64_t capacity) {
     tsr_graph *graph;
+    tsr_workspace_query query = {.threads = (int)self->flags.threads};
     tsr_target target = {.world = 1,
                          .shared = true,
                          .gather_alias = true,
-                         .workspace = workspace,
-                         .workspace_context = self};
+                         .workspace = tsr_kernel_workspace,
+                         .workspace_context = &query};
     TSR_TRY(tsr_op_table_create(&self->ops));
     TSR_TRY(tsr_kernel_table_create(TSR_KERNELS_CPU, &self->kernels));
+    query.kernels = self->kernels;
     TSR_TRY(tsr_graph_create(self->ops, &graph));
     tsr_status status = tsr_gpt_build_decode(graph, &self->config, capacity);
     if (status != TSR_OK) {
@@ -98,6 +91,7 @@ static tsr_status compile(decoder *self, int64_t capacity) {
         return status;
     }
     TSR_TRY(tsr_compile_forward(graph, &target, &self->plan));
+    self->plan->target.workspace = NULL; /* the query was ours, and is over */
     size_t needed = tsr_plan_host_bytes(self->plan),
            available = tsr_os_memory_available();
     if (needed > available)

@@ -20,21 +20,7 @@ static tsr_status choose_model(const session_flags *flags,
     return tsr_gpt_validate(model);
 }
 
-/* What a kernel will ask for, told to layout. */
-typedef struct workspace_query {
-    const tsr_kernel_table *kernels;
-    int threads;
-} workspace_query;
-
-static size_t workspace(const void *context, const tsr_op_view *view) {
-    const workspace_query *query = context;
-    const tsr_kernel *kernel =
-        tsr_kernel_table_find(query->kernels, view->op->name);
-    return kernel && kernel->workspace ? kernel->workspace(view, query->threads)
-                                       : 0;
-}
-
-static tsr_status compile(cli_session *self, const workspace_query *query,
+static tsr_status compile(cli_session *self, const tsr_workspace_query *query,
                           bool evaluate) {
     const session_flags *flags = &self->flags;
     tsr_graph *graph;
@@ -43,7 +29,7 @@ static tsr_status compile(cli_session *self, const workspace_query *query,
                          .shared = true,
                          .gather_alias = alias,
                          .memory = flags->memory,
-                         .workspace = workspace,
+                         .workspace = tsr_kernel_workspace,
                          .workspace_context = query};
     tsr_training training = {.micro_steps = (int)flags->accumulate,
                              .adamw = {.beta1 = flags->beta1,
@@ -124,7 +110,7 @@ tsr_status session_open(const session_flags *flags, bool evaluate,
     TSR_TRY_GOTO(tsr_op_table_create(&self.ops));
     TSR_TRY_GOTO(tsr_kernel_table_create(TSR_KERNELS_CPU, &self.kernels));
     TSR_TRY_GOTO(compile(
-        &self, &(workspace_query){self.kernels, (int)self.flags.threads},
+        &self, &(tsr_workspace_query){self.kernels, (int)self.flags.threads},
         evaluate));
     TSR_TRY_GOTO(check_memory(&self, plan_bytes(&self)));
     self.plan->target.workspace = NULL; /* the query was ours, and is over */
@@ -145,10 +131,15 @@ void session_close(cli_session *self) {
     memset(self, 0, sizeof *self);
 }
 
-tsr_trainer_options session_trainer(const cli_session *self, int rank) {
+/* Only a job that fills the machine does: two smaller ones would otherwise
+ * share the first processors. */
+void session_pin(const cli_session *self, int rank) {
     int threads = (int)self->flags.threads;
-    if (self->flags.ranks * threads <= tsr_os_processors())
+    if (self->flags.ranks * threads == tsr_os_processors())
         tsr_os_pin(rank * threads, threads);
+}
+
+tsr_trainer_options session_trainer(const cli_session *self) {
     return (tsr_trainer_options){.plan = self->plan,
                                  .eval_plan = self->eval_plan,
                                  .micro_steps = (int)self->flags.accumulate,

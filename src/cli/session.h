@@ -109,9 +109,11 @@ tsr_status session_open(const session_flags *flags, bool evaluate,
                         cli_session *out_session);
 void session_close(cli_session *session);
 
-/* In rank `rank`: keeps its threads on processors of their own, where there are
- * enough for all ranks, and gives the trainer's options; samples, rates and
- * seed are the caller's to add. */
-tsr_trainer_options session_trainer(const cli_session *session, int rank);
+/* Keeps this rank's threads, those started from now on, on processors of their
+ * own, when ranks and threads fill the machine. */
+void session_pin(const cli_session *session, int rank);
+
+/* The trainer's options; samples, rates and seed are the caller's to add. */
+tsr_trainer_options session_trainer(const cli_session *session);
 
 #endif

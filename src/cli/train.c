@@ -220,8 +220,8 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
                    .first = tsr_bootstrap_rank(bootstrap) == 0,
                    .begin_ns = tsr_os_now_ns(),
                    .last_step = job->flags.steps};
-    tsr_trainer_options options =
-        session_trainer(&job->session, tsr_bootstrap_rank(bootstrap));
+    tsr_trainer_options options = session_trainer(&job->session);
+    session_pin(&job->session, tsr_bootstrap_rank(bootstrap));
     options.samples = (tsr_samples){read_sample, &job->sampler};
     options.eval_samples = (tsr_samples){read_sample, &job->eval_sampler};
     options.seed = (uint64_t)job->flags.seed;

@@ -22,8 +22,7 @@
  *     reporter has written its report. It never returns to 0.
  *
  *   created --[tsr_host_call_enqueue]--> issued --[run]--> finished
- *   any --[tsr_host_fail: death, time-out, mismatch, abort]--> failed (for
- * good)
+ *   any --[tsr_host_fail: death, time-out, mismatch, abort]--> failed
  *
  * Memory: 34 KiB and two slots a rank and communicator, reserved for processes,
  * touched on use for threads; the shared segment on top. */

@@ -26,7 +26,7 @@ static tsr_status head_size(const tsr_op_view *view, int64_t *out_heads,
 static tsr_status attention_infer(const tsr_op_view *view, tsr_type *outputs,
                                   size_t *out_count) {
     const tsr_type *qkv = &view->inputs[0];
-    int64_t heads, kv_heads, size;
+    int64_t heads = 0, kv_heads = 0, size = 0;
     TSR_TRY(head_size(view, &heads, &kv_heads, &size));
     outputs[0] = *qkv;
     outputs[0].shape[2] = heads * size;
@@ -40,7 +40,7 @@ static tsr_status attention_infer(const tsr_op_view *view, tsr_type *outputs,
 /* Two products of B * H * T * T/2 * D multiply-adds: scores and values (the
  * causal half). */
 static void attention_cost(const tsr_op_view *view, tsr_cost *cost) {
-    int64_t heads, kv_heads, size;
+    int64_t heads = 0, kv_heads = 0, size = 0;
     if (head_size(view, &heads, &kv_heads, &size) != TSR_OK)
         return;
     double tokens = (double)view->inputs[0].shape[1];
@@ -80,7 +80,7 @@ static tsr_status attention_grad_infer(const tsr_op_view *view,
 static tsr_status cached_infer(const tsr_op_view *view, tsr_type *outputs,
                                size_t *out_count) {
     const tsr_type *qkv = &view->inputs[0], *cache = &view->inputs[1];
-    int64_t heads, kv_heads, size;
+    int64_t heads = 0, kv_heads = 0, size = 0;
     TSR_TRY(head_size(view, &heads, &kv_heads, &size));
     TSR_REQUIRE(qkv->shape[1] == 1,
                 "the cached form takes one token at a time");

@@ -20,7 +20,7 @@ static tsr_status weight_dims(const tsr_op_view *view, const tsr_type *weight,
 static tsr_status linear_infer(const tsr_op_view *view, tsr_type *outputs,
                                size_t *out_count) {
     const tsr_type *x = &view->inputs[0];
-    int64_t in, out;
+    int64_t in = 0, out = 0;
     TSR_TRY(weight_dims(view, &view->inputs[1], &in, &out));
     TSR_REQUIRE(x->dims >= 1 && tsr_is_float(x) && tsr_last_dim(x) == in,
                 "x has %lld features, the weight takes %lld",
@@ -62,7 +62,7 @@ static tsr_status linear_grad_input_infer(const tsr_op_view *view,
                                           tsr_type *outputs,
                                           size_t *out_count) {
     const tsr_type *dy = &view->inputs[0];
-    int64_t in, out;
+    int64_t in = 0, out = 0;
     TSR_TRY(weight_dims(view, &view->inputs[1], &in, &out));
     TSR_REQUIRE(dy->dims >= 1 && tsr_is_float(dy) && tsr_last_dim(dy) == out,
                 "dy has %lld features, the weight gives %lld",

@@ -83,3 +83,11 @@ const tsr_kernel *tsr_kernel_table_find(const tsr_kernel_table *table,
 const char *tsr_kernel_table_describe(const tsr_kernel_table *table) {
     return table->description;
 }
+
+size_t tsr_kernel_workspace(const void *query, const tsr_op_view *view) {
+    const tsr_workspace_query *self = query;
+    const tsr_kernel *kernel =
+        tsr_kernel_table_find(self->kernels, view->op->name);
+    return kernel && kernel->workspace ? kernel->workspace(view, self->threads)
+                                       : 0;
+}

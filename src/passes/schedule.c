@@ -5,8 +5,10 @@
  * When only gathers are ready, the one is taken whose copies can be released
  * with the fewest further gathers, then the one whose copies are held for the
  * shortest time (the method of DeepCompile's fast_free_schedule, Tanaka et al.
- * 2025). Cost: (nodes + edges) log nodes, and gathers * nodes / 64 for the sets
- * of gathers. */
+ * 2025).
+ *
+ * Cost: (nodes + edges) log nodes; (nodes + gathers squared) * gathers / 64
+ * for the sets of gathers. */
 #include "graph/order.h"
 #include "passes/rewrite.h"
 #include "tessera/passes.h"

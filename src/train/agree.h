@@ -6,9 +6,8 @@
 
 #define TSR_AGREE_BYTES 480      /* of a message between ranks */
 #define TSR_AGREE_MAX_WORLD 4096 /* ranks; one byte each on the stack */
-#define TSR_AGREE_TIMEOUT_MS                                                   \
-    1800000 /* 30 min: a slow disk's fsync is waited                           \
-               for; a dead peer shows at once */
+/* 30 minutes: a slow disk's fsync is waited for; a dead peer shows at once. */
+#define TSR_AGREE_TIMEOUT_MS 1800000
 
 /* Tells all ranks how each fared. Returns OK if all did, else the failure of
  * the lowest failing rank, on every rank, with its message after "rank R: "

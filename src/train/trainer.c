@@ -1,9 +1,11 @@
 /* Runs steps of a training plan.
  *
- * Sample indices: step s (from 0) takes [s * G, (s + 1) * G), G = world *
- * micro_steps * batch; micro-step k of rank r takes the batch that begins at s
- * * G + (k * world + r) * batch. So the order of samples does not depend on the
- * world. */
+ * Sample indices, with G = world * micro_steps * batch:
+ *
+ *   step s (from 0)            takes samples [s * G, (s + 1) * G)
+ *   micro-step k of rank r     begins at s * G + (k * world + r) * batch
+ *
+ * So the order of samples does not depend on the world. */
 #include "train/trainer.h"
 
 #include <math.h>

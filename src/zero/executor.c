@@ -2,11 +2,15 @@
  * only enqueues.
  *
  * Invariants
- *   1. A node that others wait for records its event each time it is enqueued,
- * before any of them is enqueued.
- *   2. Sections are joined on the compute stream: it waits for the others at a
- * section's end, they for it at its start.
+ *   1. A node that others wait for records its event each time it is
+ *      enqueued, before any of them is enqueued.
+ *   2. Sections are joined on the compute stream: it waits for the others at
+ *      a section's end, they for it at its start.
  *   3. Addresses never change: the arena outlives the executor.
+ *
+ *   idle --[walk]--> enqueued --[worker]--> running --[synchronize]--> idle
+ *   running --[kernel or peer fails]--> failed --[synchronize]--> idle
+ *
  * A class of streams on which no node does any work and waits for nothing
  * (gathers that alias the weights) is left out, and so are the waits for its
  * nodes. */

@@ -5,6 +5,6 @@ if(Python3_FOUND)
         add_test(NAME cli.${name}
                  COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/${name}.py $<TARGET_FILE:tessera_cli>)
         set_tests_properties(cli.${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${TESSERA_TEST_TIMEOUT}
-                             LABELS python ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+                             LABELS cli ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
     endforeach()
 endif()
