@@ -101,8 +101,10 @@ TSR_API size_t tsr_trainer_arena_bytes(const tsr_trainer *trainer);
 TSR_API float *tsr_trainer_value(tsr_trainer *trainer, const char *name,
                                  int64_t *out_count);
 
-/* Floating-point operations a second of this machine's ranks together, measured
- * now with a matrix product on every rank at once (about 0.1 s). Collective. */
+/* Floating-point operations a second that the ranks can do together, measured
+ * now with a matrix product on every rank at once: the best call of each in
+ * about 0.1 s, and no more than the processors allow where ranks share them.
+ * Collective. Errors: OUT_OF_MEMORY, UNAVAILABLE. */
 TSR_API tsr_status tsr_trainer_measure_peak(tsr_trainer *trainer,
                                             double *out_flops_per_s);
 
