@@ -40,22 +40,27 @@ static void store(void *to, tsr_dtype dtype, size_t i, float value) {
             dtype == TSR_BF16 ? tsr_to_bf16(value) : tsr_to_f16(value);
 }
 
+/* `from` NULL: nothing but kept. */
+static void add_to_kept(const fill_task *task) {
+    for (size_t i = 0; i < task->count; i++) {
+        float value =
+            task->from ? load(task->from, task->dtype, i) * task->scale : 0.0f;
+        if (task->kept && task->kept_valid)
+            value += task->kept[i];
+        if (task->to)
+            store(task->to, task->dtype, i, value);
+        else
+            task->kept[i] = value;
+    }
+}
+
 static tsr_status run_fill(void *context) {
     const fill_task *task = context;
     size_t size = tsr_dtype_bytes(task->dtype);
-    if (task->scale == 1.0f && !task->kept) {
+    if (task->kept || task->scale < 1.0f)
+        add_to_kept(task);
+    else if (task->count > 0)
         memcpy(task->to, task->from, task->count * size);
-    } else {
-        for (size_t i = 0; i < task->count; i++) {
-            float value = load(task->from, task->dtype, i) * task->scale;
-            if (task->kept && task->kept_valid)
-                value += task->kept[i];
-            if (task->to)
-                store(task->to, task->dtype, i, value);
-            else
-                task->kept[i] = value;
-        }
-    }
     if (task->to)
         memset((char *)task->to + task->count * size, 0,
                (task->padded - task->count) * size);
@@ -83,11 +88,11 @@ static tsr_status fill_slot(tsr_zero *zero, zero_param *param, const void *grad,
     bool before = zero->options.settings.average == TSR_AVERAGE_BEFORE;
     if (!slot && !param->kept && kept_bytes > 0) {
         TSR_TRY(zero->allocator.alloc(zero->allocator.context, kept_bytes,
-                                      zero->copy_stream,
+                                      zero->copy.stream,
                                       (void **)&param->kept));
         zero->held.buckets += kept_bytes;
     }
-    TSR_TRY(tsr_alloc(1, sizeof *task, (void **)&task));
+    TSR_TRY(zero_own(1, sizeof *task, (void **)&task));
     *task = (fill_task){.from = grad,
                         .kept = slot && !param->kept_valid ? NULL : param->kept,
                         .kept_valid = param->kept_valid,
@@ -97,7 +102,7 @@ static tsr_status fill_slot(tsr_zero *zero, zero_param *param, const void *grad,
                         .dtype = param->desc.communicated_dtype,
                         .scale = before ? 1.0f / (float)zero->world : 1.0f};
     param->kept_valid = !slot;
-    return zero_enqueue_owned(zero->copy_stream, run_fill, task);
+    return zero_enqueue_owned(&zero->copy, run_fill, task);
 }
 
 /* Room for `bytes`, all of the bucket being free. */
@@ -108,31 +113,34 @@ static tsr_status reserve(tsr_zero *zero, zero_bucket *bucket, size_t bytes) {
         return TSR_OK;
     if (bucket->memory) {
         zero->allocator.free(zero->allocator.context, bucket->memory,
-                             bucket->bytes, zero->reduce_stream);
+                             bucket->bytes, zero->reduce.stream);
         zero->held.buckets -= bucket->bytes;
         bucket->memory = NULL;
     }
     TSR_TRY(zero->allocator.alloc(zero->allocator.context, wanted,
-                                  zero->reduce_stream,
+                                  zero->reduce.stream,
                                   (void **)&bucket->memory));
     bucket->bytes = wanted;
     zero->held.buckets += wanted;
     /* The memory is ours from here on in the reduce stream's order. */
-    return tsr_stream_record(zero->reduce_stream, bucket->reduced);
+    return tsr_stream_record(zero->reduce.stream, bucket->reduced);
 }
 
 void zero_kept_release(tsr_zero *zero, zero_param *param) {
-    if (param->kept)
-        zero->allocator.free(zero->allocator.context, param->kept,
-                             (size_t)param->numel * sizeof(float),
-                             zero->copy_stream);
+    size_t bytes = (size_t)param->numel * sizeof(float);
+    if (param->kept) {
+        zero->allocator.free(zero->allocator.context, param->kept, bytes,
+                             zero->copy.stream);
+        zero->held.buckets -= bytes;
+    }
     param->kept = NULL;
+    param->kept_valid = false;
 }
 
 void zero_bucket_release(tsr_zero *zero, zero_bucket *bucket) {
     if (bucket->memory)
         zero->allocator.free(zero->allocator.context, bucket->memory,
-                             bucket->bytes, zero->reduce_stream);
+                             bucket->bytes, zero->reduce.stream);
     bucket->memory = NULL;
     TSR_ARRAY_FREE(&bucket->entries);
 }
@@ -149,7 +157,7 @@ static float scale_after(const tsr_zero *zero) {
 static tsr_status reduce_shards(tsr_zero *zero, zero_bucket *bucket) {
     tsr_reduce *reduces;
     size_t count = bucket->entries.count;
-    TSR_TRY(tsr_alloc(count, sizeof *reduces, (void **)&reduces));
+    TSR_TRY(zero_own(count, sizeof *reduces, (void **)&reduces));
     for (size_t i = 0; i < count; i++) {
         zero_param *param = bucket->entries.data[i].param;
         reduces[i] = (tsr_reduce){.full = bucket->memory +
@@ -164,84 +172,138 @@ static tsr_status reduce_shards(tsr_zero *zero, zero_bucket *bucket) {
         param->reduced = true;
     }
     tsr_status status = tsr_comm_reduce_scatter(
-        zero->options.reduce_comm, reduces, count, zero->reduce_stream);
-    tsr_status freed = zero_enqueue_owned(zero->reduce_stream, NULL, reduces);
+        zero->options.reduce_comm, reduces, count, zero->reduce.stream);
+    tsr_status freed = zero_enqueue_owned(&zero->reduce, NULL, reduces);
     return status != TSR_OK ? status : freed;
 }
 
 /* Stages 1 and 2: this rank's slice of a slot that was all-reduced. */
-typedef struct slice_task {
+typedef struct slice {
     const void *slot;
     void *grad;
     size_t offset, count;
     tsr_dtype wire, accumulated;
     float scale;
     bool accumulate;
-} slice_task;
+} slice;
 
-static tsr_status run_slice(void *context) {
-    const slice_task *task = context;
-    for (size_t i = 0; i < task->count; i++) {
-        float value =
-            load(task->slot, task->wire, task->offset + i) * task->scale;
-        if (task->accumulate)
-            value += load(task->grad, task->accumulated, i);
-        store(task->grad, task->accumulated, i, value);
+typedef struct slices_task {
+    size_t count;
+    slice slices[];
+} slices_task;
+
+static void copy_slice(const slice *at) {
+    for (size_t i = 0; i < at->count; i++) {
+        float value = load(at->slot, at->wire, at->offset + i) * at->scale;
+        if (at->accumulate)
+            value += load(at->grad, at->accumulated, i);
+        store(at->grad, at->accumulated, i, value);
     }
+}
+
+static tsr_status run_slices(void *context) {
+    const slices_task *task = context;
+    for (size_t i = 0; i < task->count; i++)
+        copy_slice(&task->slices[i]);
     return TSR_OK;
+}
+
+static void fill_slices(const tsr_zero *zero, const zero_bucket *bucket,
+                        slices_task *task) {
+    task->count = bucket->entries.count;
+    for (size_t i = 0; i < task->count; i++) {
+        const zero_param *param = bucket->entries.data[i].param;
+        task->slices[i] =
+            (slice){.slot = bucket->memory + bucket->entries.data[i].offset,
+                    .grad = zero_address(&param->desc.grad),
+                    .offset = (size_t)param->desc.slice_offset,
+                    .count = (size_t)param->desc.slice_count,
+                    .wire = param->desc.communicated_dtype,
+                    .accumulated = param->desc.accumulated_dtype,
+                    .scale = scale_after(zero),
+                    .accumulate = param->reduced};
+    }
 }
 
 static tsr_status reduce_slices(tsr_zero *zero, zero_bucket *bucket) {
-    for (size_t i = 0; i < bucket->entries.count; i++) {
+    slices_task *task;
+    size_t count = bucket->entries.count;
+    TSR_TRY(zero_own(1, sizeof *task + count * sizeof(slice), (void **)&task));
+    fill_slices(zero, bucket, task);
+    tsr_status status = TSR_OK;
+    for (size_t i = 0; i < count && status == TSR_OK; i++) {
         zero_param *param = bucket->entries.data[i].param;
-        char *slot = bucket->memory + bucket->entries.data[i].offset;
-        slice_task *task;
-        TSR_TRY(tsr_comm_all_reduce(
-            zero->options.reduce_comm, slot, (size_t)param->numel,
-            param->desc.communicated_dtype, zero->reduce_stream));
-        TSR_TRY(tsr_alloc(1, sizeof *task, (void **)&task));
-        *task = (slice_task){.slot = slot,
-                             .grad = zero_address(&param->desc.grad),
-                             .offset = (size_t)param->desc.slice_offset,
-                             .count = (size_t)param->desc.slice_count,
-                             .wire = param->desc.communicated_dtype,
-                             .accumulated = param->desc.accumulated_dtype,
-                             .scale = scale_after(zero),
-                             .accumulate = param->reduced};
+        status = tsr_comm_all_reduce(
+            zero->options.reduce_comm,
+            bucket->memory + bucket->entries.data[i].offset,
+            (size_t)param->numel, param->desc.communicated_dtype,
+            zero->reduce.stream);
         param->reduced = true;
-        TSR_TRY(zero_enqueue_owned(zero->reduce_stream, run_slice, task));
     }
-    return TSR_OK;
+    if (status != TSR_OK) {
+        zero_disown(task);
+        return status;
+    }
+    return zero_enqueue_owned(&zero->reduce, run_slices, task);
 }
 
-tsr_status zero_flush(tsr_zero *zero) {
-    zero_bucket *bucket = &zero->buckets[zero->filling];
+static tsr_status flush(tsr_zero *zero, zero_bucket *bucket) {
     const tsr_zero_settings *settings = &zero->options.settings;
-    if (bucket->entries.count == 0)
-        return TSR_OK;
     if (settings->sync_before_reduce)
-        TSR_TRY(tsr_stream_synchronize(zero->copy_stream));
-    TSR_TRY(tsr_stream_record(zero->copy_stream, zero->filled));
-    TSR_TRY(tsr_stream_wait(zero->reduce_stream, zero->filled));
+        TSR_TRY(zero_queue_synchronize(&zero->copy));
+    TSR_TRY(zero_after_queue(zero->reduce.stream, &zero->copy, zero->copies));
     TSR_TRY(settings->stage == 3 ? reduce_shards(zero, bucket)
                                  : reduce_slices(zero, bucket));
-    TSR_TRY(tsr_stream_record(zero->reduce_stream, bucket->reduced));
-    if (settings->sync_after_reduce)
-        TSR_TRY(tsr_stream_synchronize(zero->reduce_stream));
+    TSR_TRY(tsr_stream_record(zero->reduce.stream, bucket->reduced));
     bucket->entries.count = 0;
     bucket->used = 0;
     if (settings->double_buffer)
         zero->filling ^= 1;
-    return TSR_OK;
+    return settings->sync_after_reduce ? zero_queue_synchronize(&zero->reduce)
+                                       : TSR_OK;
+}
+
+tsr_status zero_flush(tsr_zero *zero) {
+    zero_bucket *bucket = &zero->buckets[zero->filling];
+    return bucket->entries.count == 0 ? TSR_OK
+                                      : zero_give_up(zero, flush(zero, bucket));
 }
 
 /* ---- the call ---- */
 
-static bool waits_in(const zero_bucket *bucket, const zero_param *param) {
+bool zero_waits(const tsr_zero *zero, const zero_param *param) {
+    const zero_bucket *bucket = &zero->buckets[zero->filling];
     for (size_t i = 0; i < bucket->entries.count; i++)
         if (bucket->entries.data[i].param == param)
             return true;
     return false;
+}
+
+/* Into a slot of a bucket with room. grad NULL: what was kept of it. */
+static tsr_status put_in_bucket(tsr_zero *zero, zero_param *param,
+                                const void *grad) {
+    size_t bytes = slot_bytes(zero, param);
+    if (zero_waits(zero, param) || zero->buckets[zero->filling].used + bytes >
+                                       zero->options.settings.bucket_bytes)
+        TSR_TRY(zero_flush(zero));
+    zero_bucket *bucket = &zero->buckets[zero->filling];
+    TSR_TRY(TSR_ARRAY_RESERVE(&bucket->entries, 1));
+    if (bucket->entries.count == 0) { /* the copy waits, not the caller */
+        TSR_TRY(reserve(zero, bucket, bytes));
+        TSR_TRY(tsr_stream_wait(zero->copy.stream, bucket->reduced));
+    }
+    TSR_TRY(fill_slot(zero, param, grad, bucket->memory + bucket->used));
+    TSR_ARRAY_PUSH(&bucket->entries, ((zero_entry){param, bucket->used}));
+    bucket->used += bytes;
+    return TSR_OK;
+}
+
+tsr_status zero_flush_kept(tsr_zero *zero) {
+    for (size_t p = 0; p < zero->params.count; p++)
+        if (zero->params.data[p]->kept_valid)
+            TSR_TRY(zero_give_up(
+                zero, put_in_bucket(zero, zero->params.data[p], NULL)));
+    return TSR_OK;
 }
 
 tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph, int64_t id,
@@ -256,25 +318,12 @@ tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph, int64_t id,
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "parameter %lld is frozen and has no gradient",
                          (long long)id);
+    if (!grad && param->numel > 0)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "parameter %lld: its gradient is NULL", (long long)id);
     TSR_TRY(tsr_zero_seal(zero, stream));
-    if (zero->options.settings.stage == 1 && !zero->last_micro_step) {
-        TSR_TRY(zero_after(zero, zero->copy_stream, stream));
-        return fill_slot(zero, param, grad, NULL);
-    }
-    size_t bytes = slot_bytes(zero, param);
-    zero_bucket *bucket = &zero->buckets[zero->filling];
-    if (waits_in(bucket, param) ||
-        bucket->used + bytes > zero->options.settings.bucket_bytes)
-        TSR_TRY(zero_flush(zero));
-    bucket = &zero->buckets[zero->filling];
-    TSR_TRY(TSR_ARRAY_RESERVE(&bucket->entries, 1));
-    if (bucket->entries.count == 0)
-        TSR_TRY(reserve(zero, bucket, bytes));
-    TSR_TRY(zero_after(zero, zero->copy_stream, stream));
-    if (bucket->entries.count == 0) /* the copy waits, not the caller */
-        TSR_TRY(tsr_stream_wait(zero->copy_stream, bucket->reduced));
-    TSR_TRY(fill_slot(zero, param, grad, bucket->memory + bucket->used));
-    TSR_ARRAY_PUSH(&bucket->entries, ((zero_entry){param, bucket->used}));
-    bucket->used += bytes;
-    return TSR_OK;
+    TSR_TRY(zero_after(zero, zero->copy.stream, stream));
+    bool keep = zero->options.settings.stage == 1 && !zero->last_micro_step;
+    return zero_give_up(zero, keep ? fill_slot(zero, param, grad, NULL)
+                                   : put_in_bucket(zero, param, grad));
 }
