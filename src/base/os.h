@@ -32,6 +32,9 @@ size_t tsr_os_cgroup_room(const char *membership, const char *mount);
 /* Processors this process may run on, at least 1. */
 int tsr_os_processors(void);
 
+/* Width of the terminal at standard output; 0 if unknown. */
+int tsr_os_terminal_columns(void);
+
 /* Keeps the calling thread, and those it starts later, on `count` of the
  * processors it may run on now, from number `first` of them on. Advice: does
  * nothing where there are not so many. */

@@ -9,6 +9,7 @@
 #include "base/text.h"
 
 #define LIVE_INTERVAL_NS 100000000 /* ten lines a second on a terminal */
+#define DEFAULT_COLUMNS 80         /* of a terminal that does not say */
 #define PLAIN_INTERVAL_NS                                                      \
     5000000000 /* one line every five seconds elsewhere                        \
                 */
@@ -36,6 +37,49 @@ static void format_duration(double seconds, char buffer[32]) {
         snprintf(buffer, 32, "%lds", whole);
 }
 
+/* In the order shown. */
+enum { STEP, LOSS, LR, NORM, RATE, MFU, ARENA, ETA, FIELDS };
+
+/* Left out first to last where the terminal is too narrow; the step stays. */
+static const int least_important[] = {ARENA, MFU, NORM, LR, ETA, RATE, LOSS};
+
+typedef char field_text[64];
+
+static size_t line_length(field_text *fields) {
+    size_t length = 0;
+    for (int f = 0; f < FIELDS; f++)
+        if (fields[f][0])
+            length += strlen(fields[f]) + (length ? 2 : 0);
+    return length;
+}
+
+/* A line that reached the last column would be wrapped on some terminals, and
+ * the next one would then begin below it. */
+static void fit(field_text *fields) {
+    int columns = tsr_os_terminal_columns();
+    size_t limit = (size_t)(columns > 0 ? columns : DEFAULT_COLUMNS) - 1;
+    for (size_t i = 0; i < sizeof least_important / sizeof *least_important &&
+                       line_length(fields) > limit;
+         i++)
+        fields[least_important[i]][0] = '\0';
+    if (limit < sizeof fields[STEP])
+        fields[STEP][limit] = '\0';
+}
+
+static void show(const cli_progress *self, field_text *fields) {
+    const char *before = self->live ? "\r" : "";
+    if (self->live)
+        fit(fields);
+    for (int f = 0; f < FIELDS; f++) {
+        if (!fields[f][0])
+            continue;
+        printf("%s%s", before, fields[f]);
+        before = "  ";
+    }
+    fputs(self->live ? "\x1b[K" : "\n", stdout);
+    fflush(stdout);
+}
+
 void progress_step(cli_progress *self, const tsr_step_metrics *metrics) {
     int64_t now = tsr_os_now_ns();
     bool edge = metrics->step == self->first_step + 1 ||
@@ -49,22 +93,25 @@ void progress_step(cli_progress *self, const tsr_step_metrics *metrics) {
                      (self->live ? LIVE_INTERVAL_NS : PLAIN_INTERVAL_NS))
         return;
     self->shown_ns = now;
-    char eta[32], bytes[TSR_BYTES_TEXT], utilisation[32] = "";
+    char eta[32], bytes[TSR_BYTES_TEXT];
+    field_text fields[FIELDS] = {{0}};
     double rate = (double)metrics->tokens / self->recent_seconds;
     format_duration(
         (double)(self->steps - metrics->step) * self->recent_seconds, eta);
+    snprintf(fields[STEP], sizeof *fields, "step %lld/%lld",
+             (long long)metrics->step, (long long)self->steps);
+    snprintf(fields[LOSS], sizeof *fields, "loss %.4f", metrics->loss);
+    snprintf(fields[LR], sizeof *fields, "lr %.2e", metrics->lr);
+    snprintf(fields[NORM], sizeof *fields, "norm %.3f", metrics->grad_norm);
+    snprintf(fields[RATE], sizeof *fields, "%.0f tok/s", rate);
     if (self->peak_flops > 0)
-        snprintf(utilisation, sizeof utilisation, "  mfu %.1f%%",
+        snprintf(fields[MFU], sizeof *fields, "mfu %.1f%%",
                  100 * rate * self->flops_per_token / self->peak_flops);
-    printf("%sstep %lld/%lld  loss %.4f  lr %.2e  norm %.3f  %.0f tok/s%s  "
-           "arena %s  eta %s%s",
-           self->live ? "\r" : "", (long long)metrics->step,
-           (long long)self->steps, metrics->loss, metrics->lr,
-           metrics->grad_norm, rate, utilisation,
-           tsr_format_bytes(self->arena_bytes, bytes), eta,
-           self->live ? "\x1b[K" : "\n");
+    snprintf(fields[ARENA], sizeof *fields, "arena %s",
+             tsr_format_bytes(self->arena_bytes, bytes));
+    snprintf(fields[ETA], sizeof *fields, "eta %s", eta);
+    show(self, fields);
     self->open = self->live;
-    fflush(stdout);
 }
 
 void progress_pause(cli_progress *self) {

@@ -1,11 +1,14 @@
 """Runs that go well: what they write, that they can be repeated, continued and spread over ranks."""
 
+import fcntl
 import json
 import os
 import pty
 import re
 import shutil
+import struct
 import subprocess
+import termios
 
 import harness
 from harness import TINY, CommandCase, read, text, write
@@ -244,8 +247,9 @@ class Bench(CommandCase):
 class Display(CommandCase):
     ARGUMENTS = ("train", "--data", "text.txt", *TINY, "--steps", "30", "--out", "run")
 
-    def on_terminal(self, *arguments):
+    def on_terminal(self, *arguments, columns=200):
         master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         running = self.start(*arguments, stdout=slave)
         os.close(slave)
         shown = b""
@@ -274,6 +278,23 @@ class Display(CommandCase):
             shown = self.on_terminal(*self.ARGUMENTS, "--ranks", ranks)
             self.assertIn("\rstep 1/30", shown)
             self.assertRegex(shown, r"\rstep 30/30  loss [^\n]*\x1b\[K\nsaved run/step-30\n$")
+
+    def test_live_fits(self):
+        """No row reaches the last column: a terminal would wrap it. What matters least is left out first; a width of 0 is
+        none known."""
+        for columns, there, missing in ((80, ("loss", "tok/s", "eta"), ("arena",)), (40, ("loss",), ("arena", "norm", "lr")),
+                                        (8, ("step",), ("loss",)), (0, ("loss", "tok/s"), ("arena",)),
+                                        (200, ("arena", "norm", "lr", "eta"), ())):
+            with self.subTest(columns=columns):
+                shown = self.on_terminal(*self.ARGUMENTS[:-2], columns=columns)
+                rows = re.findall(r"\r(step [^\r\n]*)\x1b\[K", shown)
+                self.assertGreater(len(rows), 1)
+                self.assertLess(max(map(len, rows)), columns or 80)
+                for row in rows:
+                    for word in there:
+                        self.assertIn(word, row)
+                    for word in missing:
+                        self.assertNotIn(word, row)
 
     def test_live_without_end(self):
         """The line is ended wherever training ends."""
