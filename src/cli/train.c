@@ -3,11 +3,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/os.h"
 #include "base/text.h"
+#include "cli/out_folder.h"
 #include "cli/progress.h"
 #include "cli/session.h"
 #include "train/checkpoint.h"
@@ -80,7 +79,7 @@ typedef struct train_job {
     tsr_corpus *corpus, *eval_corpus;
     tsr_sampler sampler, eval_sampler;
     FILE *metrics;
-    bool out_made; /* --out did not exist before */
+    out_folder out; /* closed without --out */
 } train_job;
 
 #define EXCHANGE_TIMEOUT_MS 60000
@@ -296,25 +295,13 @@ static tsr_status check_resumed(const train_job *self) {
     return status == TSR_OK ? TSR_OK : tsr_error_at(status, "--resume");
 }
 
-/* The folder exists and something can be written into it. */
-static tsr_status check_out(train_job *self) {
-    const char *out = self->flags.out;
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s/.writable-%ld", out, (long)getpid()) >=
-        (int)sizeof path)
-        return tsr_error(TSR_INVALID_ARGUMENT,
-                         "--out is longer than a path may be");
-    self->out_made = mkdir(out, 0777) == 0;
-    if (!self->out_made && errno != EEXIST)
-        return tsr_error(TSR_IO, "--out %s could not be made: %s", out,
-                         strerror(errno));
-    FILE *probe = fopen(path, "wx");
-    if (!probe)
-        return tsr_error(TSR_IO, "--out %s cannot be written: %s", out,
-                         strerror(errno));
-    fclose(probe);
-    unlink(path);
-    return TSR_OK;
+static tsr_status open_out(train_job *self) {
+    bool resume = self->flags.resume;
+    tsr_status status = out_folder_open(self->flags.out, resume, &self->out);
+    if (!resume)
+        return status;
+    return status == TSR_OK ? check_resumed(self)
+                            : tsr_error_at(status, "--resume");
 }
 
 static tsr_status open_metrics(train_job *self) {
@@ -360,21 +347,20 @@ static tsr_status open_job(train_job *self) {
     TSR_TRY(session_open(&flags->session, flags->eval_data.count > 0,
                          &self->session));
     TSR_TRY(open_data(self));
-    if (flags->resume)
-        TSR_TRY(check_resumed(self));
     if (flags->out)
-        TSR_TRY(check_out(self));
+        TSR_TRY(open_out(self));
     TSR_TRY(open_metrics(self));
     return flags->print_plan ? write_plan(self->session.plan, flags->print_plan)
                              : TSR_OK;
 }
 
-static void close_job(train_job *self) {
+static void close_job(train_job *self, bool failed) {
     if (self->metrics)
         fclose(self->metrics);
     tsr_corpus_release(self->eval_corpus);
     tsr_corpus_release(self->corpus);
     session_close(&self->session);
+    out_folder_close(&self->out, failed);
 }
 
 static void describe(const train_job *self) {
@@ -428,9 +414,6 @@ static int run(int argc, char **argv) {
         code = launch(&train_command, (int)self.flags.session.ranks, run_rank,
                       &self);
     }
-    /* Fails, as it should, with a checkpoint in it. */
-    if (code != 0 && self.out_made)
-        rmdir(self.flags.out);
-    close_job(&self);
+    close_job(&self, code != 0);
     return code;
 }

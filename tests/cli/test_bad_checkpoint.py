@@ -256,7 +256,7 @@ class DiskFull(CheckpointCase):
         arguments = ("train", "--data", "text.txt", *TINY, "--batch", "4", "--out", "run", "--resume", "--steps", "6")
         self.refuse(*arguments, names=("step-6", OPTIMIZER, "File too large"), preexec_fn=limit(600 << 10))
         self.check_survivor(self.path("run"))
-        self.refuse(*TRAIN, "--steps", "2", names="shared memory", preexec_fn=limit(100 << 10))
+        self.refuse(*TRAIN, "--steps", "2", "--out", "other", names="shared memory", preexec_fn=limit(100 << 10))
 
 
 class Generate(CheckpointCase):

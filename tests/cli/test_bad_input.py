@@ -2,11 +2,12 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 
 import harness
-from harness import TINY, CommandCase, write
+from harness import TINY, CommandCase, wait_until, write
 
 # Arguments of numeric options as the help shows them.
 NUMERIC = {"N", "X", "T", "K", "S", "SECONDS"}
@@ -191,6 +192,28 @@ class Outputs(CommandCase):
             with self.subTest(path=path):
                 self.refuse(*BASE, "--out", path, names="--out")
         self.assertFalse(os.path.exists("/proc/x"))
+
+    def test_out_in_use(self):
+        """One training a folder; the lock ends with it, however it ends."""
+        running = self.start(*BASE, "--out", "run", "--steps", "100000000", "--save-every", "1", "--ranks", "2")
+        wait_until(lambda: os.path.isdir(self.path("run", "step-1")), 20)
+        for resume in ((), ("--resume",)):
+            for path in ("run", "./run/"):
+                result = self.run_command(*BASE, "--out", path, *resume)
+                self.check_refusal(result, (f"--out {path}", "another training", f"process {running.pid}"), code=1)
+        self.assertIn(".lock", os.listdir(self.path("run")))
+        running.kill(signal.SIGKILL)
+        running.end()
+        self.succeed(*BASE, "--out", "run", "--resume", "--ranks", "2")
+        self.assertNotIn(".lock", os.listdir(self.path("run")))
+
+    def test_out_with_checkpoints(self):
+        self.succeed(*BASE, "--out", "run", "--save-every", "1")
+        os.mkdir(self.path("run", "step-x"))
+        self.refuse(*BASE, "--out", "run", names=("--out run", "step-2", "--resume", "another folder"), code=1)
+        self.succeed(*BASE, "--out", "run", "--resume", "--steps", "3")
+        os.mkdir(self.path("empty"))
+        self.succeed(*BASE, "--out", "empty")
 
     def test_metrics(self):
         for path in ("missing/m.jsonl", ".", "text.txt/m"):

@@ -112,6 +112,7 @@ class Streams(RunCase):
         """Files do not take the numbers of closed standard streams, and with them what is printed."""
         for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
             with self.subTest(closed=closed):
+                shutil.rmtree(self.path("run"), ignore_errors=True)
                 self.train("--steps", "3", "--ranks", "2", "--metrics", "m.jsonl", "--out", "run", "--print-plan", "p.txt",
                            prefix=("sh", "-c", f'exec "$0" "$@" {closed}'))
                 self.assertEqual([line["step"] for line in self.metrics()], [1, 2, 3])
@@ -247,6 +248,11 @@ class Bench(CommandCase):
 class Display(CommandCase):
     ARGUMENTS = ("train", "--data", "text.txt", *TINY, "--steps", "30", "--out", "run")
 
+    def each_number_of_ranks(self):
+        for ranks in ("1", "2"):
+            shutil.rmtree(self.path("run"), ignore_errors=True)
+            yield ranks
+
     def on_terminal(self, *arguments, columns=200):
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -266,7 +272,7 @@ class Display(CommandCase):
         return shown.decode().replace("\r\n", "\n")
 
     def test_plain(self):
-        for ranks in ("1", "2"):
+        for ranks in self.each_number_of_ranks():
             out = self.succeed(*self.ARGUMENTS, "--ranks", ranks).out
             self.assertNotIn("\r", out)
             self.assertNotIn("\x1b", out)
@@ -274,7 +280,7 @@ class Display(CommandCase):
             self.assertRegex(out, r"(?m)^step 30/30  loss \d")
 
     def test_live(self):
-        for ranks in ("1", "2"):
+        for ranks in self.each_number_of_ranks():
             shown = self.on_terminal(*self.ARGUMENTS, "--ranks", ranks)
             self.assertIn("\rstep 1/30", shown)
             self.assertRegex(shown, r"\rstep 30/30  loss [^\n]*\x1b\[K\nsaved run/step-30\n$")
