@@ -6,6 +6,7 @@
 
 #include "base/os.h"
 #include "base/text.h"
+#include "cli/metrics.h"
 #include "cli/out_folder.h"
 #include "cli/progress.h"
 #include "cli/session.h"
@@ -107,27 +108,13 @@ typedef struct worker {
 static tsr_status write_metrics(const worker *self,
                                 const tsr_step_metrics *metrics,
                                 const double *eval_loss) {
-    FILE *file = self->job->metrics;
-    if (!file)
-        return TSR_OK;
-    double rate = (double)metrics->tokens / metrics->seconds;
-    fprintf(file,
-            "{\"step\": %lld, \"loss\": %.9g, \"lr\": %.9g, \"grad_norm\": "
-            "%.9g, \"tokens\": %lld, \"tokens_per_s\": %.6g, "
-            "\"step_ms\": %.6g, \"model_flops_per_s\": %.6g",
-            (long long)metrics->step, metrics->loss, metrics->lr,
-            metrics->grad_norm, (long long)metrics->tokens, rate,
-            1e3 * metrics->seconds, rate * self->flops_per_token);
-    if (self->progress.peak_flops > 0)
-        fprintf(file, ", \"mfu\": %.6g",
-                rate * self->flops_per_token / self->progress.peak_flops);
-    if (eval_loss)
-        fprintf(file, ", \"eval_loss\": %.9g", *eval_loss);
-    fprintf(file, "}\n");
-    if (fflush(file) != 0 || ferror(file))
-        return tsr_error(TSR_IO, "could not write --metrics %s: %s",
-                         self->job->flags.metrics, strerror(errno));
-    return TSR_OK;
+    const train_job *job = self->job;
+    metrics_extra extra = {.flops_per_token = self->flops_per_token,
+                           .peak_flops = self->progress.peak_flops,
+                           .eval_loss = eval_loss};
+    return job->metrics ? metrics_write(job->metrics, job->flags.metrics,
+                                        metrics, &extra)
+                        : TSR_OK;
 }
 
 static tsr_status save(worker *self) {
@@ -190,6 +177,14 @@ static tsr_status step(worker *self) {
                : TSR_OK;
 }
 
+/* In rank 0, once a checkpoint is loaded. */
+static tsr_status go_on(const train_job *job, int64_t step) {
+    if (job->metrics)
+        TSR_TRY(metrics_cut(job->metrics, job->flags.metrics, step));
+    printf("resumed at step %lld\n", (long long)step);
+    return TSR_OK;
+}
+
 static tsr_status work(worker *self) {
     const train_job *job = self->job;
     double peak;
@@ -203,7 +198,7 @@ static tsr_status work(worker *self) {
                    self->flops_per_token, peak,
                    tsr_trainer_arena_bytes(self->trainer));
     if (self->first && job->flags.resume)
-        printf("resumed at step %lld\n", (long long)first_step);
+        TSR_TRY(go_on(job, first_step));
     if (self->first && first_step >= job->flags.steps)
         printf("nothing to do: %lld steps are done, --steps is %lld\n",
                (long long)first_step, (long long)job->flags.steps);
@@ -304,17 +299,6 @@ static tsr_status open_out(train_job *self) {
                             : tsr_error_at(status, "--resume");
 }
 
-static tsr_status open_metrics(train_job *self) {
-    const train_flags *flags = &self->flags;
-    if (!flags->metrics)
-        return TSR_OK;
-    self->metrics = fopen(flags->metrics, flags->resume ? "a" : "w");
-    if (!self->metrics)
-        return tsr_error(TSR_IO, "--metrics %s cannot be written: %s",
-                         flags->metrics, strerror(errno));
-    return TSR_OK;
-}
-
 static tsr_status write_plan(const tsr_plan *plan, const char *path) {
     char *text;
     TSR_TRY(tsr_plan_print(plan, &text));
@@ -349,7 +333,8 @@ static tsr_status open_job(train_job *self) {
     TSR_TRY(open_data(self));
     if (flags->out)
         TSR_TRY(open_out(self));
-    TSR_TRY(open_metrics(self));
+    if (flags->metrics)
+        TSR_TRY(metrics_open(flags->metrics, flags->resume, &self->metrics));
     return flags->print_plan ? write_plan(self->session.plan, flags->print_plan)
                              : TSR_OK;
 }

@@ -188,12 +188,34 @@ class Continued(RunCase):
         self.assertIn("resumed at step 5\n", out)
         self.assertEqual(self.weights("part/step-12"), self.weights("whole/step-12"))
 
-    def losses(self, *arguments):
-        """A resumed run appends to the metrics of the steps before."""
-        if "--resume" in arguments:
-            lines = read(self.path("m.jsonl")).splitlines(keepends=True)
-            write(self.path("m.jsonl"), "".join(lines[:5]))
-        return super().losses(*arguments)
+    def test_metrics(self):
+        """One line a step: those behind the checkpoint are dropped, and the rest of an interrupted write."""
+        before = read(self.path("m.jsonl"))
+        lines = before.splitlines(keepends=True)
+        resume = (*self.ARGUMENTS, "--ranks", "2", "--out", "part", "--resume")
+        for content in (before, "".join(lines[:5]), "".join(lines[:5]) + '{"st', "".join(lines[:5]) + lines[5][:30],
+                        "".join(lines[:7]) + '{"step": 1', "".join(lines[:8]) + "nonsense behind the cut\n", before * 2):
+            with self.subTest(bytes=len(content)):
+                write(self.path("m.jsonl"), content)
+                self.assertEqual(self.losses(*resume), self.whole)
+                self.assertTrue(read(self.path("m.jsonl")).startswith("".join(lines[:5])))
+                shutil.rmtree(self.path("part", "step-10"))
+                shutil.rmtree(self.path("part", "step-12"))
+        os.remove(self.path("m.jsonl"))
+        self.assertEqual(self.losses(*resume), self.whole[5:])
+
+    def test_metrics_of_another_kind(self):
+        lines = read(self.path("m.jsonl")).splitlines(keepends=True)
+        for number, content in ((1, "some text\n"), (1, "some text"), (1, "\n"), (3, "".join(lines[:2]) + lines[0]),
+                                (3, "".join(lines[:2]) + lines[2][:40] + "\n" + "".join(lines[3:])),
+                                (3, "".join(lines[:2]) + lines[2][:40]), (2, lines[0] + lines[1].replace("2", "x", 1)),
+                                (2, lines[0] + lines[1].replace("l", "\0", 1)), (2, lines[0] + '{"step": 2}\n')):
+            write(self.path("m.jsonl"), content)
+            for ranks, batch in (("1", "4"), ("2", "2")):
+                with self.subTest(content=content[-50:], ranks=ranks):
+                    self.refuse("train", "--data", "text.txt", *TINY, *self.ARGUMENTS, "--ranks", ranks, "--batch", batch,
+                                "--out", "part", "--resume", "--metrics", "m.jsonl",
+                                names=("m.jsonl", f"line {number}:"), code=1)
 
 
 class Generate(RunCase):
