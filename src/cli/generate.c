@@ -21,15 +21,17 @@ typedef struct generate_flags {
     double temperature;
 } generate_flags;
 
+#define DEFAULT_TOKENS 200 /* what a screen shows at a glance */
+
 #define AT(member) offsetof(generate_flags, member)
 
 static const option_row rows[] = {
     {"model", OPTION_TEXT, AT(model), 0, 0, "DIR",
      "a checkpoint: DIR/step-N, or DIR for its newest"},
-    {"prompt", OPTION_TEXT, AT(prompt), 0, 0, "TEXT",
+    {"prompt", OPTION_PROSE, AT(prompt), 0, 0, "TEXT",
      "what the text begins with (default: a new document)"},
     {"tokens", OPTION_INT, AT(tokens), 1, 16777216, "N",
-     "bytes to generate (default 200)"},
+     "bytes to generate (default: as many as fit, at most 200)"},
     {"temperature", OPTION_REAL, AT(temperature), 0, 100, "T",
      "0: always the likeliest byte (default 0.8)"},
     {"top-k", OPTION_INT, AT(top_k), 0, 16777216, "K",
@@ -46,8 +48,8 @@ const cli_command generate_command = {
     .summary = "Continues a text with a trained model.",
     .usage = "--model DIR [--prompt TEXT] [options]",
     .examples =
-        "  tessera generate --model run --prompt \"The \" --tokens 300\n"
-        "  tessera generate --model run/step-500 --temperature 0 --prompt "
+        "  tessera generate --model run --prompt \"The \" --tokens 100\n"
+        "  tessera generate --model run/step-200 --temperature 0 --prompt "
         "\"Once\"\n",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
@@ -149,10 +151,32 @@ static tsr_status start(decoder *self) {
                      (void **)&self->order);
 }
 
+/* The tokens to generate, where --tokens does not say, and the positions they
+ * take together with the prompt, or with the separator in its place. */
+static tsr_status choose_length(decoder *self, int64_t *out_capacity) {
+    generate_flags *flags = &self->flags;
+    int64_t prompt = flags->prompt ? (int64_t)strlen(flags->prompt) : 0,
+            first = prompt > 0 ? prompt : 1, room = self->config.seq - first;
+    if (room < 1)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "a prompt of %lld bytes leaves none of the model's "
+                         "%lld positions for an answer",
+                         (long long)prompt, (long long)self->config.seq);
+    if (flags->tokens > room)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "a prompt of %lld bytes and --tokens %lld exceed the "
+                         "model's %lld positions",
+                         (long long)prompt, (long long)flags->tokens,
+                         (long long)self->config.seq);
+    if (flags->tokens == 0)
+        flags->tokens = room < DEFAULT_TOKENS ? room : DEFAULT_TOKENS;
+    *out_capacity = first + flags->tokens;
+    return TSR_OK;
+}
+
 static tsr_status open_decoder(decoder *self) {
-    const generate_flags *flags = &self->flags;
-    int64_t prompt = flags->prompt ? (int64_t)strlen(flags->prompt) : 0;
-    int64_t capacity = (prompt > 0 ? prompt : 1) + flags->tokens;
+    generate_flags *flags = &self->flags;
+    int64_t capacity = 0;
     if (!flags->model)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "--model is missing: name a checkpoint's folder");
@@ -164,12 +188,7 @@ static tsr_status open_decoder(decoder *self) {
                          "documents need %d",
                          self->folder, (long long)self->config.vocab,
                          TSR_CORPUS_VOCAB);
-    if (capacity > self->config.seq)
-        return tsr_error(TSR_INVALID_ARGUMENT,
-                         "a prompt of %lld bytes and --tokens %lld exceed the "
-                         "model's %lld positions",
-                         (long long)prompt, (long long)flags->tokens,
-                         (long long)self->config.seq);
+    TSR_TRY(choose_length(self, &capacity));
     TSR_TRY(compile(self, capacity));
     return start(self);
 }
@@ -291,8 +310,7 @@ static tsr_status generate(decoder *self) {
 }
 
 static int run(int argc, char **argv) {
-    decoder self = {
-        .flags = {.tokens = 200, .top_k = 40, .seed = 1, .temperature = 0.8}};
+    decoder self = {.flags = {.top_k = 40, .seed = 1, .temperature = 0.8}};
     int code = options_parse(&generate_command, argc, argv, &self.flags);
     if (code >= 0)
         return code;

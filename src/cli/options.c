@@ -53,7 +53,7 @@ static int store(const cli_command *command, const option_row *row,
     void *at = (char *)values + row->offset;
     int64_t integer;
     double real;
-    if (row->kind != OPTION_FLAG && !value[0])
+    if (row->kind != OPTION_FLAG && row->kind != OPTION_PROSE && !value[0])
         return mistake(command, "--%s has an empty value", row->name);
     switch (row->kind) {
     case OPTION_INT:
@@ -76,6 +76,7 @@ static int store(const cli_command *command, const option_row *row,
                            row->name, value);
         return -1;
     case OPTION_TEXT:
+    case OPTION_PROSE:
         *(const char **)at = value;
         return -1;
     case OPTION_LIST: {

@@ -12,7 +12,8 @@ typedef enum option_kind {
     OPTION_INT,   /* int64_t in [low, high] */
     OPTION_REAL,  /* double in [low, high] */
     OPTION_BYTES, /* size_t: "8G" */
-    OPTION_TEXT,  /* const char * */
+    OPTION_TEXT,  /* const char *, not empty */
+    OPTION_PROSE, /* const char *, may be empty */
     OPTION_LIST, /* option_list: may be given several times, and takes the plain
                     arguments that follow it */
     OPTION_FLAG, /* bool */

@@ -64,10 +64,11 @@ const cli_command train_command = {
     .name = "train",
     .summary = "Trains a GPT on text, sharded over local ranks.",
     .usage = "--data FILE|DIR... [--out DIR] [options]",
-    .examples = "  tessera train --data book.txt --model gpt2-tiny --seq 64 "
+    .examples = "  tessera train --data book.txt --model gpt2-tiny --seq 256 "
                 "--steps 200 --out run\n"
-                "  tessera train --data texts/ --ranks 2 --threads 1 --batch 4 "
-                "--accumulate 2 --out run --resume\n",
+                "  tessera train --data book.txt --model gpt2-tiny --seq 256 "
+                "--steps 400 --out run --resume \\\n"
+                "      --ranks 2 --threads 1 --batch 2\n",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
     .run = run,

@@ -263,6 +263,8 @@ class Generate(CheckpointCase):
     def test_prompt(self):
         self.refuse("generate", "--model", "run", "--prompt", "x" * 30, "--tokens", "8", names=("30", "8", "32"))
         self.refuse("generate", "--model", "run", "--prompt", "x" * 100000, "--tokens", "1", names=("100000", "32"))
+        self.refuse("generate", "--model", "run", "--prompt", "x" * 32, names=("32 bytes", "32 positions"))
+        self.refuse("generate", "--model", "run", "--tokens", "32", names=("--tokens 32", "32 positions"))
         self.refuse("generate", "--model", "run", "--tokens", "16777216", names=("16777216", "32"))
         self.succeed("generate", "--model", "run", "--prompt", "x" * 24, "--tokens", "8")
 

@@ -60,6 +60,8 @@ class Options(CommandCase):
                     self.refuse(command, f"--{name}", names=(f"--{name}", "value"), code=2)
                     self.refuse(command, f"--{name}", "--help", names=(f"--{name}", "value"), code=2)
                     self.refuse(command, f"--{name}", f"--{name}", "1", names=f"--{name}", code=2)
+                    if name == "prompt":  # may be empty
+                        continue
                     self.refuse(command, f"--{name}", "", names=(f"--{name}", "empty"), code=2)
                     self.refuse(command, f"--{name}=", names=(f"--{name}", "empty"), code=2)
 

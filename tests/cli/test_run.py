@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -237,7 +238,20 @@ class Generate(RunCase):
 
     def test_without_prompt(self):
         self.train("--steps", "2", "--out", "run")
-        self.succeed("generate", "--model", "run", "--tokens", "31")
+        new = self.succeed("generate", "--model", "run", "--tokens", "31").out
+        self.assertEqual(new, self.succeed("generate", "--model", "run", "--tokens", "31", "--prompt", "").out)
+        self.assertEqual(new, self.succeed("generate", "--model", "run", "--tokens", "31", "--prompt=").out)
+
+    def test_without_tokens(self):
+        """As many as fit, 200 at most. Vocabulary 257: a byte or a newline is written for each token."""
+        self.train("--steps", "1", "--out", "short")
+        self.train("--steps", "1", "--out", "long", "--seq", "256", "--batch", "1")
+        for model, prompt, count in (("short", "", 31), ("short", "x" * 20, 12), ("short", "x" * 31, 1),
+                                     ("long", "", 200), ("long", "x" * 56, 200), ("long", "x" * 57, 199)):
+            with self.subTest(model=model, prompt=prompt):
+                shown = subprocess.run([self.binary, "generate", "--model", self.path(model), "--prompt", prompt],
+                                       capture_output=True, check=True).stdout
+                self.assertEqual(len(shown), len(prompt) + count + 1)
 
 
 class Help(CommandCase):
@@ -253,6 +267,15 @@ class Help(CommandCase):
                 self.assertRegex(shown, rf"(?s)\nExamples:\n  tessera {command} ")
                 self.assertEqual(shown, self.succeed(command, "--model", "x", "--help").out
                                  if "model" in options else shown)
+
+    def test_examples_work(self):
+        """As printed, one after the other: generate reads what train wrote."""
+        os.rename(self.path("text.txt"), self.path("book.txt"))
+        for command in ("train", "generate"):
+            examples = self.succeed(command, "--help").out.partition("Examples:\n")[2].replace("\\\n", " ")
+            for example in examples.strip().splitlines():
+                with self.subTest(example=example):
+                    self.succeed(*shlex.split(example)[1:])
 
     def test_examples_use_known_options(self):
         for command, options in OPTIONS.items():
