@@ -1,8 +1,10 @@
 /* tessera train */
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/os.h"
 #include "base/text.h"
@@ -300,6 +302,59 @@ static tsr_status open_out(train_job *self) {
                             : tsr_error_at(status, "--resume");
 }
 
+/* The folder that a path's last name lies in. */
+static bool stat_parent(const char *path, struct stat *out_info) {
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        return stat(".", out_info) == 0;
+    return snprintf(folder, sizeof folder, "%.*s/", (int)(slash - path), path) <
+               (int)sizeof folder &&
+           stat(folder, out_info) == 0;
+}
+
+/* Two names of one file on disk, or of one that both would make. */
+static bool same_file(const char *a, const char *b) {
+    const char *slash_a = strrchr(a, '/'), *slash_b = strrchr(b, '/');
+    struct stat info_a, info_b;
+    bool there_a = stat(a, &info_a) == 0, there_b = stat(b, &info_b) == 0;
+    if (there_a != there_b)
+        return false;
+    if (!there_a &&
+        (strcmp(slash_a ? slash_a + 1 : a, slash_b ? slash_b + 1 : b) != 0 ||
+         !stat_parent(a, &info_a) || !stat_parent(b, &info_b)))
+        return false;
+    return info_a.st_dev == info_b.st_dev && info_a.st_ino == info_b.st_ino &&
+           !(there_a && !S_ISREG(info_a.st_mode));
+}
+
+static tsr_status check_output(const train_job *self, const char *option,
+                               const char *path) {
+    if (!path)
+        return TSR_OK;
+    bool data = tsr_corpus_has_file(self->corpus, path),
+         eval =
+             self->eval_corpus && tsr_corpus_has_file(self->eval_corpus, path);
+    if (!data && !eval)
+        return TSR_OK;
+    return tsr_error(TSR_INVALID_ARGUMENT,
+                     "%s %s is a file of %s: it would be written over", option,
+                     path, data ? "--data" : "--eval-data");
+}
+
+/* Nothing that is written may take the place of something else. */
+static tsr_status check_outputs(const train_job *self) {
+    const train_flags *flags = &self->flags;
+    TSR_TRY(check_output(self, "--metrics", flags->metrics));
+    TSR_TRY(check_output(self, "--print-plan", flags->print_plan));
+    if (flags->metrics && flags->print_plan &&
+        same_file(flags->metrics, flags->print_plan))
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--metrics %s and --print-plan %s are the same file",
+                         flags->metrics, flags->print_plan);
+    return TSR_OK;
+}
+
 static tsr_status write_plan(const tsr_plan *plan, const char *path) {
     char *text;
     TSR_TRY(tsr_plan_print(plan, &text));
@@ -332,6 +387,7 @@ static tsr_status open_job(train_job *self) {
     TSR_TRY(session_open(&flags->session, flags->eval_data.count > 0,
                          &self->session));
     TSR_TRY(open_data(self));
+    TSR_TRY(check_outputs(self));
     if (flags->out)
         TSR_TRY(open_out(self));
     if (flags->metrics)

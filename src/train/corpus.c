@@ -28,6 +28,8 @@ typedef struct document {
     size_t bytes;
     const uint8_t *mapped; /* NULL: in the buffer, */
     size_t offset;         /* there */
+    dev_t device;          /* the file: */
+    ino_t file;
 } document;
 
 struct tsr_corpus {
@@ -52,6 +54,17 @@ size_t tsr_corpus_documents(const tsr_corpus *corpus) {
 }
 
 size_t tsr_corpus_skipped(const tsr_corpus *corpus) { return corpus->skipped; }
+
+bool tsr_corpus_has_file(const tsr_corpus *corpus, const char *path) {
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return false;
+    for (size_t i = 0; i < corpus->documents.count; i++)
+        if (corpus->documents.data[i].device == info.st_dev &&
+            corpus->documents.data[i].file == info.st_ino)
+            return true;
+    return false;
+}
 
 /* A file that is no text: an error where the user named it, else counted. */
 static tsr_status refuse(tsr_corpus *corpus, const char *path, bool named,
@@ -96,9 +109,9 @@ static tsr_status read_file(tsr_corpus *corpus, int fd, const char *path,
 static tsr_status add_open_file(tsr_corpus *corpus, int fd, const char *path,
                                 bool named) {
     struct stat info;
-    document text = {0};
     if (fstat(fd, &info) != 0)
         return tsr_file_error("look at", path, errno);
+    document text = {.device = info.st_dev, .file = info.st_ino};
     if (!S_ISREG(info.st_mode))
         return refuse(corpus, path, named, "is not a file");
     size_t bytes = (size_t)info.st_size;

@@ -11,6 +11,7 @@
 #ifndef TSR_TRAIN_CORPUS_H
 #define TSR_TRAIN_CORPUS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,6 +42,10 @@ void tsr_corpus_release(tsr_corpus *corpus); /* takes NULL */
 int64_t tsr_corpus_tokens(const tsr_corpus *corpus);
 size_t tsr_corpus_documents(const tsr_corpus *corpus);
 size_t tsr_corpus_skipped(const tsr_corpus *corpus); /* within folders */
+
+/* Whether `path` is one of the corpus's files, under whatever name; false where
+ * there is no such file. */
+bool tsr_corpus_has_file(const tsr_corpus *corpus, const char *path);
 
 /* out[i] = token begin + i of the corpus.
  *

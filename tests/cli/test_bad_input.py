@@ -231,6 +231,26 @@ class Outputs(CommandCase):
             with self.subTest(path=path):
                 self.refuse(*BASE, "--print-plan", path, "--out", "run", names=("--print-plan", path))
 
+    def test_over_one_another(self):
+        """Whatever name a file is given under; nothing is written then."""
+        os.mkdir(self.path("texts"))
+        os.link(self.path("text.txt"), self.path("texts", "hard"))
+        os.symlink("text.txt", self.path("soft"))
+        write(self.path("eval.txt"), "evaluation " * 50)
+        write(self.path("old"), "")
+        os.symlink("texts", self.path("folder"))
+        for option in ("--metrics", "--print-plan"):
+            for path in ("text.txt", "./text.txt", self.path("text.txt"), "soft", "texts/hard"):
+                self.refuse(*BASE, option, path, names=(f"{option} {path}", "--data"), code=1)
+                self.refuse("train", *TINY, "--data", "texts", option, path, names=(f"{option} {path}", "--data"), code=1)
+            self.refuse(*BASE, "--eval-data", "eval.txt", option, "eval.txt", names=(f"{option} eval.txt", "--eval-data"))
+        for first, second in (("new", "new"), ("new", "./new"), ("texts/new", "folder/new"), ("old", self.path("old")),
+                              ("new", self.path("new"))):
+            self.refuse(*BASE, "--metrics", first, "--print-plan", second, "--out", "run", code=1,
+                        names=(f"--metrics {first}", f"--print-plan {second}", "same"))
+        self.succeed(*BASE, "--metrics", "new", "--print-plan", "texts/new")
+        self.succeed(*BASE, "--metrics", "/dev/null", "--print-plan", "/dev/null")
+
     def test_standard_output(self):
         with open("/dev/full", "w") as full:
             self.refuse("train", "--help", names="standard output", stdout=full)
