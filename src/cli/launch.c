@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/os.h"
+#include "cli/guard.h"
 
 /* How long ranks may take to notice that one of them is gone. */
 #define GRACE_SECONDS 5
@@ -142,13 +143,23 @@ static void wait_for_all(rank_process *processes, int started, bool give_up) {
     }
 }
 
-/* The cause, not its consequences: a rank that was killed, else a failure of
- * its own, else whatever there is. */
+static bool cut_short(const rank_process *process) {
+    return process->ended && WIFEXITED(process->wait_status) &&
+           WEXITSTATUS(process->wait_status) == EXIT_CUT_SHORT;
+}
+
+/* The cause, not its consequences: a file that was cut short, else a rank that
+ * was killed, else a failure of its own, else whatever there is. */
 static int explain(const cli_command *command, const rank_process *processes,
                    int ranks) {
     char message[TSR_MESSAGE_BYTES + 64];
     const rank_process *told = NULL;
     bool any = false;
+    for (int r = 0; r < ranks; r++)
+        if (cut_short(&processes[r])) {
+            fail(command, CUT_SHORT_MESSAGE);
+            return EXIT_CUT_SHORT;
+        }
     for (int r = 0; r < ranks; r++) {
         const rank_process *at = &processes[r];
         any = any || failed(at);

@@ -8,6 +8,7 @@
 
 #include "base/os.h"
 #include "base/text.h"
+#include "cli/guard.h"
 #include "cli/metrics.h"
 #include "cli/out_folder.h"
 #include "cli/progress.h"
@@ -448,6 +449,7 @@ static int run(int argc, char **argv) {
             self.flags.steps / 10 < 100 ? self.flags.steps / 10 : 100;
     if (self.flags.min_lr < 0)
         self.flags.min_lr = self.flags.lr / 10;
+    guard_install();
     tsr_status status = open_job(&self);
     if (status != TSR_OK) {
         code = fail(&train_command, tsr_last_error());

@@ -1,11 +1,12 @@
 """Processes that die: the others end too, one line says which one began, and nothing is left."""
 
 import os
+import resource
 import signal
 import time
 
 import harness
-from harness import TINY, CommandCase, wait_until
+from harness import TINY, CommandCase, text, wait_until, write
 
 RANKS = 3
 END_SECONDS = 10    # after a rank died
@@ -133,6 +134,19 @@ class Kill(CommandCase):
                         self.assertNotEqual(result.code, 0)
                         self.assertLessEqual(result.err.count("\n"), 1, result.err)
                         os.remove(self.path("m.jsonl"))
+
+    def test_data_cut_short(self):
+        """A mapped file that shrinks: one line however many ranks notice, and no core."""
+        for ranks in (1, 2, RANKS):
+            for size in (0, 1 << 20):
+                with self.subTest(ranks=ranks, size=size):
+                    write(self.path("text.txt"), text(1 << 17)[:2 << 20])
+                    self.assertEqual(os.path.getsize(self.path("text.txt")), 2 << 20)
+                    running = self.begin("--out", f"run-{ranks}-{size}", ranks=ranks,
+                                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (-1, -1)))
+                    os.truncate(self.path("text.txt"), size)
+                    self.check_refusal(running.end(END_SECONDS), ("tessera train: ", "--data", "cut short"), code=4)
+                    os.remove(self.path("m.jsonl"))
 
     def test_stopped_command(self):
         """Ctrl-Z, then kill: nobody is left behind."""
