@@ -29,22 +29,175 @@ static void check_same_plan(const tsr_plan *a, const tsr_plan *b) {
     tsr_plan_text_release(again);
 }
 
+/* The lower bound of a plan, from the plan alone: where its values lie and
+ * which nodes touch them, not what layout thought of it. A value is alive from
+ * its producer to its last reader. With `double_buffer`, one that a node of
+ * another stream than compute touches is alive until the next node of that
+ * stream is enqueued (or the section ends): compute does not wait for the wire
+ * at once, and the buffer after it is filled meanwhile. */
+typedef struct lifetime {
+    int32_t first, last;
+} lifetime;
+
+/* Bytes [begin, end) of a space, alive over some nodes. */
+typedef struct interval {
+    size_t begin, end;
+    lifetime alive;
+} interval;
+
+static const tsr_node *node_at(const tsr_plan *plan, int32_t n) {
+    return tsr_graph_node_at(plan->graph, (tsr_node_id){n});
+}
+
+static int32_t section_end(const tsr_plan *plan, int32_t n) {
+    tsr_section section = node_at(plan, n)->section;
+    while (n < tsr_graph_node_count(plan->graph) &&
+           node_at(plan, n)->section == section)
+        n++;
+    return n;
+}
+
+/* The node until which what node n touches is alive. */
+static int32_t alive_until(const tsr_plan *plan, int32_t n,
+                           bool double_buffer) {
+    tsr_stream_class stream = node_at(plan, n)->stream;
+    if (!double_buffer || stream == TSR_ON_COMPUTE)
+        return n;
+    int32_t end = section_end(plan, n), next = n + 1;
+    while (next < end && node_at(plan, next)->stream != stream)
+        next++;
+    return next < end ? next : end - 1;
+}
+
+/* Gathered copies have the padding of whole shards. */
+static size_t value_bytes(const tsr_plan *plan, const tsr_value *value) {
+    size_t world = (size_t)plan->target.world;
+    if (value->role != TSR_ROLE_GATHERED)
+        return tsr_type_bytes(&value->type);
+    return (size_t)tsr_shard_count(
+               tsr_graph_param_at(plan->graph, value->param),
+               plan->target.world) *
+           world * tsr_dtype_bytes(value->type.dtype);
+}
+
+/* The lifetimes of all values; the caller frees them. */
+static lifetime *find_lifetimes(const tsr_plan *plan, bool double_buffer) {
+    const tsr_graph *graph = plan->graph;
+    lifetime *lives =
+        calloc((size_t)tsr_graph_value_count(graph), sizeof *lives);
+    CHECK(lives);
+    for (int32_t n = 0; n < tsr_graph_node_count(graph); n++) {
+        const tsr_node *node = node_at(plan, n);
+        const tsr_value_id *in = tsr_graph_inputs(graph, node),
+                           *out = tsr_graph_outputs(graph, node);
+        int32_t until = alive_until(plan, n, double_buffer);
+        for (int32_t i = 0; i < node->outputs.count; i++)
+            lives[out[i].index] = (lifetime){n, until};
+        for (int32_t i = 0; i < node->inputs.count; i++)
+            if (until > lives[in[i].index].last)
+                lives[in[i].index].last = until;
+    }
+    return lives;
+}
+
+static int by_begin(const void *a, const void *b) {
+    const interval *x = a, *y = b;
+    return (x->begin > y->begin) - (x->begin < y->begin);
+}
+
+/* What was placed in a space, values and workspaces, in the order of bytes. */
+static interval *find_intervals(const tsr_plan *plan, tsr_space space,
+                                bool double_buffer, size_t *out_count) {
+    const tsr_graph *graph = plan->graph;
+    int32_t values = tsr_graph_value_count(graph),
+            nodes = tsr_graph_node_count(graph);
+    lifetime *lives = find_lifetimes(plan, double_buffer);
+    interval *all = calloc((size_t)values + (size_t)nodes, sizeof *all);
+    size_t count = 0;
+    CHECK(all);
+    for (int32_t v = 0; v < values; v++) {
+        const tsr_value *value = tsr_graph_value(graph, (tsr_value_id){v});
+        if (value->space == space)
+            all[count++] =
+                (interval){value->offset,
+                           value->offset + value_bytes(plan, value), lives[v]};
+    }
+    for (int32_t n = 0; space == TSR_SPACE_TRANSIENT && n < nodes; n++) {
+        const tsr_node *node = node_at(plan, n);
+        all[count++] =
+            (interval){node->workspace_offset,
+                       node->workspace_offset + node->workspace_bytes,
+                       {n, n}};
+    }
+    qsort(all, count, sizeof *all, by_begin);
+    free(lives);
+    *out_count = count;
+    return all;
+}
+
+/* The measure of the union of what is alive at node n. */
+static size_t alive_at(const interval *all, size_t count, int32_t n) {
+    size_t bytes = 0, reached = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (all[i].alive.first > n || all[i].alive.last < n ||
+            all[i].end <= reached)
+            continue;
+        bytes += all[i].end - (all[i].begin > reached ? all[i].begin : reached);
+        reached = all[i].end;
+    }
+    return bytes;
+}
+
+static size_t lower_bound(const tsr_plan *plan, bool double_buffer) {
+    static const tsr_space spaces[] = {TSR_SPACE_TRANSIENT, TSR_SPACE_GRADS};
+    size_t sum = 0;
+    for (int s = 0; s < 2; s++) {
+        size_t count, most = 0;
+        interval *all = find_intervals(plan, spaces[s], double_buffer, &count);
+        for (int32_t n = 0; n < tsr_graph_node_count(plan->graph); n++) {
+            size_t bytes = alive_at(all, count, n);
+            most = bytes > most ? bytes : most;
+        }
+        free(all);
+        sum += most;
+    }
+    return sum;
+}
+
+static double percent_over(size_t bytes, size_t bound) {
+    CHECK(bound > 0 && bytes >= bound);
+    return 100.0 * (double)(bytes - bound) / (double)bound;
+}
+
+/* About what kernels ask for: scratch of a few rows a thread. */
+static size_t some_workspace(const void *context, const tsr_op_view *view) {
+    (void)context;
+    return view->output_count > 0 && strstr(view->op->name, "attention")
+               ? tsr_type_bytes(&view->outputs[0]) / 4 + 1
+               : 0;
+}
+
 static void check_waste(int64_t batch, int64_t seq, int world, bool alias) {
-    tsr_target target = {
-        .world = world, .shared = alias, .gather_alias = alias};
+    tsr_target target = {.world = world,
+                         .shared = alias,
+                         .gather_alias = alias,
+                         .workspace = some_workspace};
     tsr_plan *plan, *again;
     CHECK_OK(compile_gpt("gpt2", batch, seq, &target, &plan));
     CHECK_OK(compile_gpt("gpt2", batch, seq, &target, &again));
     check_same_plan(plan, again);
     size_t bytes =
         plan->bytes[TSR_SPACE_TRANSIENT] + plan->bytes[TSR_SPACE_GRADS];
-    CHECK(plan->live_bytes > 0 && bytes >= plan->live_bytes);
-    double waste =
-        100.0 * (double)(bytes - plan->live_bytes) / (double)plan->live_bytes;
-    printf("gpt2 %lld x %4lld, world %d, %s: %6.1f MiB, waste %.2f %%\n",
+    double waste = percent_over(bytes, lower_bound(plan, true)),
+           strict = percent_over(bytes, lower_bound(plan, false));
+    printf("gpt2 %lld x %4lld, world %d, %s: %6.1f MiB, waste %.2f %%, without "
+           "the double buffer %.2f %%\n",
            (long long)batch, (long long)seq, world, alias ? "alias" : "copy ",
-           (double)bytes / (1 << 20), waste);
-    CHECK(waste <= 5);
+           (double)bytes / (1 << 20), waste, strict);
+    CHECK_MESSAGE(waste <= 5, "%zu bytes, the lower bound is %zu", bytes,
+                  lower_bound(plan, true));
+    CHECK(plan->live_bytes >= lower_bound(plan, true) &&
+          plan->live_bytes <= bytes);
     tsr_plan_release(plan);
     tsr_plan_release(again);
 }
