@@ -99,12 +99,10 @@ static inline void run_session_open(const tsr_run *run, run_session *self) {
                          .gather_alias = run->memory == RUN_ALIAS,
                          .workspace = run_workspace,
                          .workspace_context = self};
-    /* A large eps: gradients that are 0 but for rounding (of the keys' biases)
-     * would else move weights by whole learning rates. */
     tsr_training training = {.micro_steps = run->micro_steps,
                              .adamw = {.beta1 = 0.9,
                                        .beta2 = 0.95,
-                                       .eps = 1e-5,
+                                       .eps = 1e-8,
                                        .weight_decay = 0.1,
                                        .max_norm = 1}};
     *self = (run_session){.run = run};

@@ -9,26 +9,27 @@
 
 static const uint64_t seeds[] = {11, 12, 13};
 
-static void check_delays(int world, run_memory memory, int micro_steps) {
-    tsr_run run = {.model = {.layers = 2,
-                             .heads = 1,
-                             .dim = 6,
-                             .vocab = 11,
-                             .seq = 5,
-                             .norm_eps = 1e-5},
-                   .world = world,
-                   .batch = 2,
-                   .micro_steps = micro_steps,
-                   .steps = 3,
-                   .memory = memory,
-                   .kernels = TSR_KERNELS_REF};
+static const tsr_gpt_config narrow = {
+    .layers = 2, .heads = 1, .dim = 6, .vocab = 11, .seq = 5, .norm_eps = 1e-5};
+static const tsr_gpt_config wide = {.layers = 2,
+                                    .heads = 2,
+                                    .dim = 16,
+                                    .vocab = 29,
+                                    .seq = 7,
+                                    .norm_eps = 1e-5};
+
+static void check_delays(tsr_run run) {
+    run.batch = 2;
+    run.kernels = TSR_KERNELS_REF;
     outcome *calm = train(&run);
     run.max_delay_us = DELAY_US;
     for (size_t i = 0; i < sizeof seeds / sizeof *seeds; i++) {
         char what[96];
         run.delay_seed = seeds[i];
-        snprintf(what, sizeof what, "%d ranks, %s, %d micro-steps, seed %d",
-                 world, run_memory_names[memory], micro_steps, (int)seeds[i]);
+        snprintf(what, sizeof what,
+                 "%d ranks, dim %d, %s, %d micro-steps, seed %d", run.world,
+                 (int)run.model.dim, run_memory_names[run.memory],
+                 run.micro_steps, (int)seeds[i]);
         outcome *delayed = train(&run);
         check_same_bits(calm, delayed, 0, what);
         outcome_release(delayed);
@@ -38,8 +39,18 @@ static void check_delays(int world, run_memory memory, int micro_steps) {
 
 int main(void) {
     alarm(2 * RANKS_ALARM); /* threads that wait for each other do not end */
-    for (int world = 1; world <= 3; world++)
-        for (int memory = 0; memory < RUN_MEMORIES; memory++)
-            check_delays(world, (run_memory)memory, world == 2 ? 3 : 1);
+    for (int memory = 0; memory < RUN_MEMORIES; memory++) {
+        for (int world = 1; world <= 3; world++)
+            check_delays((tsr_run){.model = narrow,
+                                   .world = world,
+                                   .micro_steps = world == 2 ? 3 : 1,
+                                   .steps = 6,
+                                   .memory = (run_memory)memory});
+        check_delays((tsr_run){.model = wide,
+                               .world = 5,
+                               .micro_steps = 2,
+                               .steps = 4,
+                               .memory = (run_memory)memory});
+    }
     return 0;
 }

@@ -26,8 +26,9 @@ static void check_repeats(const tsr_run *run, const char *what) {
     outcome_release(first);
 }
 
-static void check_forms(int world) {
-    tsr_run run = make_run(world);
+/* Threads and processes, in every way to come by weights; against threads in
+ * the first. */
+static void check_forms(tsr_run run) {
     outcome *first = train(&run);
     for (int processes = 0; processes < 2; processes++)
         for (int memory = 0; memory < RUN_MEMORIES; memory++) {
@@ -35,7 +36,8 @@ static void check_forms(int world) {
             run.processes = processes;
             run.memory = (run_memory)memory;
             snprintf(what, sizeof what,
-                     "%d ranks: %s, %s; against threads, alias", world,
+                     "%d ranks, dim %d: %s, %s; against threads, alias",
+                     run.world, (int)run.model.dim,
                      processes ? "processes" : "threads",
                      run_memory_names[memory]);
             outcome *other = train(&run);
@@ -43,6 +45,19 @@ static void check_forms(int world) {
             outcome_release(other);
         }
     outcome_release(first);
+}
+
+/* No size is a multiple of another, of a vector, or of the world. */
+static tsr_run make_odd_run(int world) {
+    tsr_run run = make_run(world);
+    run.model = (tsr_gpt_config){.layers = 1,
+                                 .heads = 5,
+                                 .dim = 35,
+                                 .vocab = 101,
+                                 .seq = 37,
+                                 .norm_eps = 1e-5};
+    run.steps = 3;
+    return run;
 }
 
 /* Evaluating on the way leaves no trace. */
@@ -75,7 +90,10 @@ static void check_splits_differ(void) {
 
 int main(void) {
     for (int world = 1; world <= 3; world++)
-        check_forms(world);
+        check_forms(make_run(world));
+    check_forms(make_run(5));
+    check_forms(make_odd_run(3));
+    check_forms(make_odd_run(5));
     tsr_run run = make_run(2);
     run.threads = 2;
     check_repeats(&run, "2 ranks of 2 threads");

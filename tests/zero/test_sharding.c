@@ -8,8 +8,13 @@
 
 /* Of losses and gradient norms. */
 #define RELATIVE 1e-5
-/* Of weights. */
+/* Of weights, but for one in RARE: AdamW divides a gradient by its own size, so
+ * that of terms that cancel (of keys' biases: to 0, as the softmax takes no
+ * notice of them) the rounding shows. No weight differs by more than LARGEST, a
+ * hundredth of the step that the highest learning rate makes. */
 #define ABSOLUTE 1e-5
+#define RARE 1000
+#define LARGEST 5e-5
 
 typedef struct split {
     int world, batch, micro_steps;
@@ -23,7 +28,7 @@ static void raise_to(double *worst, double value) {
     *worst = value > *worst ? value : *worst;
 }
 
-static void check_close(const outcome *one, const outcome *many,
+static void check_steps(const outcome *one, const outcome *many,
                         const split *how) {
     for (int s = 0; s < one->steps; s++) {
         double loss = relative(many->losses[0][s], one->losses[0][s]),
@@ -43,16 +48,26 @@ static void check_close(const outcome *one, const outcome *many,
                       how->world, how->batch, s + 1, many->eval_losses[0][s],
                       one->eval_losses[0][s]);
     }
+}
+
+static void check_weights(const outcome *one, const outcome *many,
+                          const split *how) {
+    size_t rare = 0;
     for (size_t i = 0; i < one->elements; i++) {
         double difference =
             fabs((double)many->state[i] - (double)one->state[i]);
         raise_to(&worst_weight, difference);
-        CHECK_MESSAGE(difference <= ABSOLUTE,
-                      "%d ranks, batch %d x %d: weight %zu is %.9g, of one "
-                      "rank %.9g",
-                      how->world, how->batch, how->micro_steps, i,
-                      (double)many->state[i], (double)one->state[i]);
+        rare += difference > ABSOLUTE;
+        CHECK_MESSAGE(
+            difference <= LARGEST,
+            "%d ranks, batch %d x %d: weight %zu is %.9g, of one rank %.9g",
+            how->world, how->batch, how->micro_steps, i, (double)many->state[i],
+            (double)one->state[i]);
     }
+    CHECK_MESSAGE(rare <= one->elements / RARE,
+                  "%d ranks, batch %d x %d: %zu of %zu weights differ",
+                  how->world, how->batch, how->micro_steps, rare,
+                  one->elements);
 }
 
 static outcome *train_split(tsr_run run, const split *how) {
@@ -75,7 +90,8 @@ static void check_splits(const char *name, const tsr_run *run,
     worst_loss = worst_norm = worst_weight = 0;
     for (size_t i = 1; i < count; i++) {
         outcome *many = train_split(*run, &splits[i]);
-        check_close(one, many, &splits[i]);
+        check_steps(one, many, &splits[i]);
+        check_weights(one, many, &splits[i]);
         outcome_release(many);
     }
     printf("%s: loss %.3f -> %.3f; worst differences: loss %.1e, gradient "
@@ -109,7 +125,7 @@ int main(void) {
                                 .vocab = 101,
                                 .seq = 37,
                                 .norm_eps = 1e-5},
-                      .steps = 10,
+                      .steps = 20,
                       .kernels = TSR_KERNELS_CPU};
     /* Parameters of 5 elements: of 8 ranks, three hold nothing but padding. */
     tsr_run tiny = {.model = {.layers = 2,
