@@ -10,10 +10,20 @@
 
 #define ARENA_BYTES ((size_t)32 << 20)
 
+/* How much of the million a run does. */
+typedef enum contract_extent {
+    CONTRACT_SMALL = 0, /* nothing */
+    CONTRACT_ONCE,      /* each call once */
+    CONTRACT_FULL,      /* and each type */
+} contract_extent;
+
+/* Elements; a prime, so that no world divides it. */
+#define MILLION ((size_t)1000003)
+
 typedef struct contract_options {
     bool shared; /* tensors lie in the communicator's shared memory */
     bool delays; /* streams delay each task */
-    bool small;  /* leave out the million */
+    contract_extent extent;
     void (*prepare)(tsr_comm *comm); /* may be NULL */
     uint64_t digests[RANKS_MAX];     /* out */
 } contract_options;
@@ -146,7 +156,8 @@ static inline void *take(contract *self, size_t bytes) {
 
 static inline void contract_begin(contract *self, rank_context *rank) {
     contract_options *options = rank->argument;
-    tsr_cpu_options cpu = {.delay_seed = options->delays ? 7 : 0,
+    uint64_t delay_seed = 7 + (uint64_t)rank->rank; /* each at its own pace */
+    tsr_cpu_options cpu = {.delay_seed = options->delays ? delay_seed : 0,
                            .max_delay_us = 300};
     *self = (contract){.rank = rank->rank,
                        .world = rank->world,
@@ -357,14 +368,6 @@ static inline void check_reduce_all(contract *self) {
     check_reduce_group(self, tests, used);
     for (size_t i = 0; i < used; i++) /* and one by one */
         check_reduce_group(self, &tests[i], 1);
-    if (!self->options->small) {
-        reduce_case million = {1000003, TSR_F32, TSR_F32, 0.25f,
-                               true,    false,   true};
-        check_reduce_group(self, &million, 1);
-        million =
-            (reduce_case){1000003, TSR_BF16, TSR_F32, 1.0f, false, true, true};
-        check_reduce_group(self, &million, 1);
-    }
 }
 
 /* ---- the rest ---- */
@@ -476,33 +479,51 @@ static inline void check_arguments(contract *self) {
     CHECK_OK(tsr_comm_poll(self->comm, NULL));
 }
 
+/* As many elements as fill several rounds. */
+static inline void check_million(contract *self) {
+    static const tsr_dtype sums[] = {TSR_F32, TSR_BF16, TSR_F16, TSR_I32};
+    reduce_case tests[] = {
+        {MILLION, TSR_F32, TSR_F32, 0.25f, true, false, true},
+        {MILLION, TSR_BF16, TSR_F32, 1.0f, false, true, true}};
+    bool full = self->options->extent == CONTRACT_FULL;
+    size_t part = MILLION / (size_t)self->world;
+    self->used = 0;
+    tsr_gather gather = make_gather(self, TSR_U8, MILLION, false, 3);
+    CHECK_OK(tsr_comm_gather(self->comm, &gather, 1, self->stream));
+    CHECK_OK(tsr_stream_synchronize(self->stream));
+    check_gathered(self, &gather, 3);
+    if (full)
+        check_gather_group(self, &part, 1);
+    for (int i = 0; i < (full ? 2 : 1); i++)
+        check_reduce_group(self, &tests[i], 1);
+    for (int i = 0; i < (full ? 4 : 1); i++)
+        check_all_reduce(self, MILLION, sums[i]);
+    check_broadcast(self, MILLION, TSR_F32, self->world - 1);
+}
+
 static inline void contract_body(rank_context *rank) {
     static const size_t counts[] = {0, 1, 7, 10007, 4096};
     static const tsr_dtype sums[] = {TSR_F32, TSR_BF16, TSR_F16, TSR_I32};
-    size_t million = 1000003 / (size_t)rank->world;
     contract self;
     contract_begin(&self, rank);
-    bool small = self.options->small;
     check_arguments(&self);
     CHECK_OK(tsr_comm_gather(self.comm, NULL, 0, self.stream));
     check_gather_group(&self, counts, 5);
     check_gather_many(&self);
-    if (!small)
-        check_gather_group(&self, &million, 1);
     check_reduce_all(&self);
     for (int i = 0; i < 4; i++) {
         check_all_reduce(&self, 0, sums[i]);
         check_all_reduce(&self, 1, sums[i]);
         check_all_reduce(&self, 4096, sums[i]);
         check_all_reduce(&self, 10007, sums[i]);
-        if (!small)
-            check_all_reduce(&self, 1000003, sums[i]);
     }
     for (int root = 0; root < rank->world; root++) {
         check_broadcast(&self, 0, TSR_F32, root);
         check_broadcast(&self, 10007, TSR_U8, root);
-        check_broadcast(&self, small ? 3 : 300007, TSR_F32, root);
+        check_broadcast(&self, 3, TSR_F32, root);
     }
+    if (self.options->extent != CONTRACT_SMALL)
+        check_million(&self);
     check_split(&self);
     check_many_calls(&self);
     contract_end(&self);
