@@ -9,15 +9,15 @@
 
 #include "base/memory.h"
 #include "check.h"
+#include "folder.h"
 
 typedef struct temp {
-    char folder[64];
+    char folder[FOLDER_BYTES];
 } temp;
 
 static inline void temp_create(temp *self) {
     memset(self, 0, sizeof *self);
-    snprintf(self->folder, sizeof self->folder, "/tmp/tessera-test-XXXXXX");
-    CHECK(mkdtemp(self->folder) != NULL);
+    folder_create(self->folder);
 }
 
 /* folder/name; valid for three more calls. */

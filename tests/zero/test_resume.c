@@ -2,6 +2,7 @@
  * same world size, within rounding at another. */
 #include <sys/stat.h>
 
+#include "folder.h"
 #include "runs.h"
 
 enum { HALF = 3, WHOLE = 6 };
@@ -10,13 +11,13 @@ enum { HALF = 3, WHOLE = 6 };
 #define RELATIVE 1e-5
 
 /* A folder for checkpoints, and what a save leaves in it. */
-static char folder[64];
+static char folder[FOLDER_BYTES];
 
 static void remove_checkpoint(int step) {
     static const char *const files[] = {
         "config.json", "generation_config.json", "model.safetensors",
         "optimizer.safetensors", "trainer.json"};
-    char path[160];
+    char path[FOLDER_BYTES + 64];
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         snprintf(path, sizeof path, "%s/step-%d/%s", folder, step, files[i]);
         CHECK_MESSAGE(unlink(path) == 0, "%s", path);
@@ -101,8 +102,7 @@ static void check_reload(int world) {
 }
 
 int main(void) {
-    snprintf(folder, sizeof folder, "/tmp/tessera-resume-XXXXXX");
-    CHECK(mkdtemp(folder));
+    folder_create(folder);
     for (int world = 1; world <= 3; world++)
         for (int memory = 0; memory < RUN_MEMORIES; memory++)
             check_same(world, (run_memory)memory, false);
