@@ -103,6 +103,11 @@ static const struct op_case {
      {"f32[2,4]", "f32[2,4]"},
      {"f32[4,2]", "f32[8]"},
      {"both inputs must be f32 of one shape", "both inputs must be f32"}},
+    {"cast",
+     {INT("dtype", TSR_BF16)},
+     {"f32[2,4]"},
+     {"i32[2,4]"},
+     {"x and the attribute dtype must be f32, bf16 or f16"}},
     {"store",
      {{0}},
      {"i32[4]", "i32[4]"},
@@ -222,6 +227,35 @@ static void test_attributes(void) {
                   "2 inputs do not fit");
 }
 
+/* Reals into each other, nothing else. */
+static void test_cast(void) {
+    static const char *const from[] = {"f32[3]", "bf16[3]", "f16[3]"};
+    static const tsr_dtype to[] = {TSR_F32, TSR_BF16, TSR_F16};
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 3; j++) {
+            tsr_graph *graph = new_graph(ops);
+            tsr_value_id x = declare(graph, "x", from[i]);
+            tsr_attr dtype = TSR_ATTR_INT("dtype", to[j]);
+            tsr_value_id y =
+                tsr_graph_node(graph, "cast", &x, 1, &dtype, 1, NULL);
+            CHECK_OK(tsr_graph_status(graph));
+            tsr_type type = type_of(from[i]);
+            type.dtype = to[j];
+            CHECK(tsr_type_equal(&tsr_graph_value(graph, y)->type, &type));
+            tsr_graph_release(graph);
+        }
+    static const int64_t wrong[] = {-1, TSR_I32, TSR_U8, TSR_DTYPE_COUNT};
+    for (int i = 0; i < 4; i++) {
+        tsr_graph *graph = new_graph(ops);
+        tsr_value_id x = declare(graph, "x", "f32[3]");
+        tsr_attr dtype = TSR_ATTR_INT("dtype", wrong[i]);
+        tsr_graph_node(graph, "cast", &x, 1, &dtype, 1, NULL);
+        CHECK_FAILS(tsr_graph_status(graph), TSR_INVALID_ARGUMENT,
+                    "dtype must be f32, bf16 or f16");
+        tsr_graph_release(graph);
+    }
+}
+
 static void test_gather(void) {
     tsr_graph *graph = new_graph(ops);
     tsr_type type = type_of("f32[4,4]");
@@ -248,6 +282,7 @@ int main(void) {
     CHECK_OK(tsr_op_table_create(&ops));
     test_inference();
     test_attributes();
+    test_cast();
     test_gather();
     tsr_op_table_release(ops);
     return 0;
