@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 
+#include "base/half.h"
 #include "check.h"
 #include "ops/cpu.h"
 #include "ops/ref/ref.h"
@@ -145,25 +146,44 @@ static inline void buffer_release(buffer *b, const char *what) {
     free(b->base);
 }
 
+/* f32 is a float or a double, as the kernel computes; halves are halves. */
 static inline size_t element_bytes(const tensor *t, size_t real_bytes) {
-    return t->type.dtype == TSR_I32 ? sizeof(int32_t) : real_bytes;
+    return t->type.dtype == TSR_F32 ? real_bytes
+                                    : tsr_dtype_bytes(t->type.dtype);
+}
+
+static inline void store_one(tsr_dtype dtype, size_t real_bytes, void *to,
+                             int64_t i, double value) {
+    if (dtype == TSR_I32)
+        ((int32_t *)to)[i] = (int32_t)value;
+    else if (dtype == TSR_BF16)
+        ((uint16_t *)to)[i] = tsr_to_bf16((float)value);
+    else if (dtype == TSR_F16)
+        ((uint16_t *)to)[i] = tsr_to_f16((float)value);
+    else if (real_bytes == sizeof(float))
+        ((float *)to)[i] = (float)value;
+    else
+        ((double *)to)[i] = value;
+}
+
+static inline double load_one(tsr_dtype dtype, size_t real_bytes,
+                              const void *from, int64_t i) {
+    if (dtype == TSR_BF16)
+        return (double)tsr_from_bf16(((const uint16_t *)from)[i]);
+    if (dtype == TSR_F16)
+        return (double)tsr_from_f16(((const uint16_t *)from)[i]);
+    return real_bytes == sizeof(float) ? (double)((const float *)from)[i]
+                                       : ((const double *)from)[i];
 }
 
 static inline void store(const tensor *t, size_t real_bytes, void *to) {
-    for (int64_t i = 0; i < tensor_count(t); i++) {
-        if (t->type.dtype == TSR_I32)
-            ((int32_t *)to)[i] = (int32_t)t->data[i];
-        else if (real_bytes == sizeof(float))
-            ((float *)to)[i] = (float)t->data[i];
-        else
-            ((double *)to)[i] = t->data[i];
-    }
+    for (int64_t i = 0; i < tensor_count(t); i++)
+        store_one(t->type.dtype, real_bytes, to, i, t->data[i]);
 }
 
 static inline void load(tensor *t, size_t real_bytes, const void *from) {
     for (int64_t i = 0; i < tensor_count(t); i++)
-        t->data[i] = real_bytes == sizeof(float) ? ((const float *)from)[i]
-                                                 : ((const double *)from)[i];
+        t->data[i] = load_one(t->type.dtype, real_bytes, from, i);
 }
 
 /* ---- running ---- */
@@ -239,8 +259,9 @@ static inline void run_op(const runner *r, const op_call *call) {
         in_addresses[i] = in[i].data;
     }
     for (size_t j = 0; j < v.view.output_count; j++) {
-        out[j] = buffer_create(
-            (size_t)tensor_count(call->out[j]) * r->real_bytes, 0);
+        out[j] = buffer_create((size_t)tensor_count(call->out[j]) *
+                                   element_bytes(call->out[j], r->real_bytes),
+                               0);
         out_addresses[j] = out[j].data;
         if (call->over[j]) {
             const size_t i = (size_t)call->over[j] - 1;

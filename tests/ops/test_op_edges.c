@@ -361,6 +361,62 @@ static void check_clip_scale(void) {
     FREE(&square_sum, &norm, &clip);
 }
 
+/* What x becomes on its way through halves, to nearest even; worked out by hand
+ * from the formats: bf16 has 8 significant bits, f16 has 11, its largest is
+ * 65504, its smallest 2^-24. */
+static void check_cast(void) {
+    static const struct {
+        double x, bf16, f16;
+    } cases[] = {
+        {1, 1, 1},
+        {-0.0, -0.0, -0.0},
+        {1 + 0x1p-8, 1, 1 + 0x1p-8},          /* a tie of bf16: to even */
+        {1 + 0x3p-8, 1 + 0x1p-6, 1 + 0x3p-8}, /* the other way */
+        {-1 - 0x1p-11, -1, -1},               /* a tie of f16 */
+        {1 + 0x3p-11, 1, 1 + 0x1p-9},
+        {1 + 0x1.01p-8, 1 + 0x1p-7, 1 + 0x1p-8}, /* just past a tie */
+        {65504, 65536, 65504},
+        {65519, 65536, 65504},
+        {65520, 65536, INFINITY},
+        {0x1p-24, 0x1p-24, 0x1p-24},
+        {0x1p-25, 0x1p-25, 0},
+        {0x3p-25, 0x3p-25, 0x1p-23},
+        {0x1.fffffep127, INFINITY, INFINITY},
+        {0x1p-149, 0, 0},
+        {-INFINITY, -INFINITY, -INFINITY},
+        {NAN, NAN, NAN},
+    };
+    enum { COUNT = sizeof cases / sizeof *cases };
+    const int64_t shape[] = {COUNT};
+    tensor x = ZEROS(COUNT), y = ZEROS(COUNT);
+    const tsr_attr back = TSR_ATTR_INT("dtype", TSR_F32);
+    for (int i = 0; i < COUNT; i++)
+        x.data[i] = cases[i].x;
+    for (int f16 = 0; f16 < 2; f16++) {
+        const tsr_dtype dtype = f16 ? TSR_F16 : TSR_BF16;
+        tensor half = tensor_of(dtype, 1, shape);
+        run_op(&kernels, &(op_call){"cast", .in = {&x}, .out = {&half},
+                                    .attrs = {TSR_ATTR_INT("dtype", dtype)}});
+        run_op(&kernels,
+               &(op_call){"cast", .in = {&half}, .out = {&y}, .attrs = {back}});
+        for (int i = 0; i < COUNT; i++) {
+            const double expected = f16 ? cases[i].f16 : cases[i].bf16;
+            if (isnan(expected)) {
+                CHECK_NAN(y.data[i]);
+            } else {
+                CHECK_VALUE(y.data[i], expected);
+                CHECK(signbit(y.data[i]) == signbit(expected));
+            }
+        }
+        tensor_free(&half);
+    }
+    run_op(&kernels,
+           &(op_call){"cast", .in = {&x}, .out = {&y}, .attrs = {back}});
+    for (int i = 0; i < COUNT - 1; i++)
+        CHECK_VALUE(y.data[i], (double)(float)x.data[i]);
+    FREE(&x, &y);
+}
+
 /* ---- a NaN in an input reaches every output of the definition ---- */
 
 /* Where the reference gives NaN, so does the kernel (products may spread one
@@ -446,6 +502,7 @@ int main(void) {
     check_all();
     check_sum();
     check_clip_scale();
+    check_cast();
     for (size_t i = 0; i < count; i++) {
         kernels = cpu_runner(sets[i], device);
         check_all();

@@ -5,6 +5,8 @@
 extern const tsr_kernel tsr_ref_kernels_double[];
 extern const size_t tsr_ref_kernel_count_double;
 
+#include "graph/graph.h"
+
 #define STEP 1e-5 /* truncation h^2 and rounding 1e-16 / h both near 1e-10 */
 #define TOLERANCE 1e-6
 
@@ -219,6 +221,90 @@ static void check_cross_entropy(void) {
     FREE(&logits, &targets, &loss, &out, &lse, &dlogits, &one);
 }
 
+/* Appends y = cast(x) and its backward to an empty graph; returns the node
+ * that makes dx of dy. */
+static const tsr_node *cast_backward(tsr_graph *graph, tsr_dtype from,
+                                     tsr_dtype to) {
+    const tsr_type x_type = {.dtype = from, .dims = 1, .shape = {4}},
+                   y_type = {.dtype = to, .dims = 1, .shape = {4}};
+    const bool wanted = true;
+    tsr_value_id dx = TSR_NO_VALUE,
+                 x = tsr_graph_declare(graph, "x", TSR_ROLE_INPUT, &x_type),
+                 dy = tsr_graph_declare(graph, "dy", TSR_ROLE_INPUT, &y_type),
+                 y = tsr_graph_node(graph, "cast", &x, 1,
+                                    &TSR_ATTR_INT("dtype", to), 1, NULL);
+    const tsr_op *op = tsr_graph_op(
+        graph, tsr_graph_node_at(graph, tsr_graph_value(graph, y)->producer));
+    CHECK_OK(op->vjp(&(tsr_vjp){.graph = graph,
+                                .view = {.op = op,
+                                         .inputs = &x_type,
+                                         .input_count = 1,
+                                         .outputs = &y_type,
+                                         .output_count = 1},
+                                .inputs = &x,
+                                .outputs = &y,
+                                .out_grads = &dy,
+                                .wanted = &wanted,
+                                .in_grads = &dx}));
+    CHECK(tsr_has_value(dx) &&
+          tsr_type_equal(&tsr_graph_value(graph, dx)->type, &x_type));
+    const tsr_node *back =
+        tsr_graph_node_at(graph, tsr_graph_value(graph, dx)->producer);
+    CHECK(tsr_node_is(graph, back, "cast") &&
+          tsr_graph_inputs(graph, back)[0].index == dy.index);
+    return back;
+}
+
+/* The gradient that autodiff makes of dy. */
+static void run_cast_backward(const runner *floats, const tensor *dy,
+                              tensor *dx) {
+    tsr_op_table *ops;
+    tsr_graph *graph;
+    CHECK_OK(tsr_op_table_create(&ops));
+    CHECK_OK(tsr_graph_create(ops, &graph));
+    const tsr_node *back = cast_backward(graph, dx->type.dtype, dy->type.dtype);
+    run_op(floats, &(op_call){"cast", .in = {dy}, .out = {dx},
+                              .attrs = {tsr_graph_attrs(graph, back)[0]}});
+    tsr_graph_release(graph);
+    tsr_op_table_release(ops);
+}
+
+/* y = cast(x) is a staircase of slope 1: dx is dy, rounded to y's type and to
+ * x's; exactly dy between floats, and to any float. By the kernels of floats:
+ * cast knows no doubles. */
+static void check_cast(const runner *floats, tsr_dtype from, tsr_dtype to) {
+    /* Half a unit of the last place, relative. */
+    static const double half_unit[TSR_DTYPE_COUNT] = {
+        [TSR_BF16] = 0x1p-8, [TSR_F16] = 0x1p-11};
+    const int64_t shape[] = {64};
+    tensor dy = tensor_of(to, 1, shape), dx = tensor_of(from, 1, shape);
+    for (int64_t i = 0; i < tensor_count(&dy); i++) { /* what y's type holds */
+        const float value = (float)random_real();
+        dy.data[i] = (double)(to == TSR_BF16 ? tsr_from_bf16(tsr_to_bf16(value))
+                              : to == TSR_F16 ? tsr_from_f16(tsr_to_f16(value))
+                                              : value);
+    }
+    run_cast_backward(floats, &dy, &dx);
+    for (int64_t i = 0; i < tensor_count(&dx); i++) {
+        /* Below 2^-14 the units of f16 are all 2^-24. */
+        const double least = from == TSR_F16 ? 0x1p-25 : 0;
+        CHECK_MESSAGE(fabs(dx.data[i] - dy.data[i]) <=
+                          half_unit[from] * fabs(dy.data[i]) + least,
+                      "gradient of %s to %s: %.9g of %.9g",
+                      tsr_dtype_name(from), tsr_dtype_name(to), dx.data[i],
+                      dy.data[i]);
+    }
+    FREE(&dy, &dx);
+}
+
+static void check_casts(void) {
+    static const tsr_dtype reals[] = {TSR_F32, TSR_BF16, TSR_F16};
+    const runner floats = ref_runner(reference.device);
+    for (int from = 0; from < 3; from++)
+        for (int to = 0; to < 3; to++)
+            check_cast(&floats, reals[from], reals[to]);
+}
+
 /* ---- a chain of every op: one transformer block ---- */
 
 enum { B = 2, T = 4, C = 6, V = 9, PADDED = 11, P = 5, H = 3 };
@@ -358,22 +444,58 @@ static void check_chain(void) {
     chain_release(&d);
 }
 
+/* ---- all rows ---- */
+
+static void check_linears(void) {
+    check_linear(TSR_WEIGHT_IN_OUT);
+    check_linear(TSR_WEIGHT_OUT_IN);
+}
+
+static void check_attentions(void) {
+    check_attention(3, 3);
+    check_attention(4, 2);
+    check_attention(3, 1);
+}
+
+static const struct row_case {
+    const char *op;
+    void (*check)(void);
+} row_cases[] = {{"embedding", check_embedding},
+                 {"position_add", check_position},
+                 {"layer_norm", check_layer_norm},
+                 {"linear", check_linears},
+                 {"attention", check_attentions},
+                 {"gelu", check_gelu},
+                 {"add", check_add},
+                 {"cast", check_casts},
+                 {"cross_entropy", check_cross_entropy}};
+
+/* Every row with a gradient has a case. */
+static void check_rows(void) {
+    const size_t count = sizeof row_cases / sizeof *row_cases;
+    size_t with_gradient = 0;
+    tsr_op_table *ops;
+    CHECK_OK(tsr_op_table_create(&ops));
+    for (int row = 0; row < tsr_op_table_count(ops); row++) {
+        const tsr_op *op = tsr_op_table_row(ops, row);
+        size_t i = 0;
+        while (i < count && strcmp(row_cases[i].op, op->name) != 0)
+            i++;
+        CHECK_MESSAGE(!op->vjp || i < count, "no case of %s", op->name);
+        with_gradient += op->vjp != NULL;
+    }
+    CHECK(with_gradient == count);
+    tsr_op_table_release(ops);
+    for (size_t i = 0; i < count; i++)
+        row_cases[i].check();
+}
+
 int main(void) {
     tsr_device *device = device_with(1);
     reference = (runner){"ref in double", tsr_ref_kernels_double,
                          tsr_ref_kernel_count_double, device, sizeof(double)};
 
-    check_embedding();
-    check_position();
-    check_layer_norm();
-    check_linear(TSR_WEIGHT_IN_OUT);
-    check_linear(TSR_WEIGHT_OUT_IN);
-    check_attention(3, 3);
-    check_attention(4, 2);
-    check_attention(3, 1);
-    check_gelu();
-    check_add();
-    check_cross_entropy();
+    check_rows();
     check_chain();
     tsr_device_release(device);
     return 0;
