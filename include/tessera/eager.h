@@ -6,10 +6,13 @@
  * own use counts and bindings. Several tsr_zero live side by side without
  * knowing each other.
  *
- * Calls that order anything take the caller's stream. What they enqueue runs on
- * streams of the tsr_zero and meets the caller's by events: no call waits for
- * the device unless it says so. All ranks make the collective calls (marked
- * so) in the same order.
+ * Calls that order anything take the caller's stream, which outlives the
+ * tsr_zero. What they enqueue runs on streams of the tsr_zero and meets the
+ * caller's by events: no call waits for the device unless it says so. All ranks
+ * make the collective calls (marked so) in the same order, and between them the
+ * same calls that change which copies are valid. A rank that alone runs out of
+ * memory in a collective call aborts the group: its peers' calls return
+ * UNAVAILABLE naming it.
  *
  *   copy:   absent --[allgather_param, prefetch_params_fused]--> gathering
  *           gathering --[event]--> valid --[last release_param]--> absent
@@ -70,16 +73,18 @@ typedef struct tsr_zero_settings {
 
 typedef struct tsr_zero_options {
     tsr_device *device; /* all borrowed, outlive the tsr_zero */
-    tsr_comm *gather_comm, *reduce_comm;
-    const tsr_kernel_table *kernels; /* for casts */
-    const tsr_allocator *allocator;  /* NULL: the device's memory */
+    tsr_comm *gather_comm, *reduce_comm; /* two: see tsr_comm_split */
+    const tsr_kernel_table *kernels;     /* for casts */
+    const tsr_allocator *allocator;      /* NULL: the device's memory */
     tsr_zero_settings settings;
 } tsr_zero_options;
 
-/* Errors: INVALID_ARGUMENT (settings), OUT_OF_MEMORY. Not collective. */
+/* Errors: INVALID_ARGUMENT (options, settings), OUT_OF_MEMORY. Not collective.
+ */
 TSR_API tsr_status tsr_zero_create(const tsr_zero_options *options,
                                    tsr_zero **out_zero);
-/* Waits for everything enqueued, then frees. Takes NULL. */
+/* Waits for everything enqueued, on the streams that calls were given too, then
+ * frees. Takes NULL. */
 TSR_API void tsr_zero_release(tsr_zero *zero);
 
 /* A parameter. dtypes: stored (of the shard), gathered (default of
@@ -98,25 +103,29 @@ typedef struct tsr_zero_param {
     int64_t slice_offset, slice_count;
 } tsr_zero_param;
 
-/* Also replaces an earlier parameter of that id. Zeroes its gradient buffer on
- * `stream`. Errors: INVALID_ARGUMENT naming the field. */
+/* Also replaces an earlier parameter of that id, whose copies become stale.
+ * Zeroes its gradient buffer, before what comes on `stream` later. Errors:
+ * INVALID_ARGUMENT naming the field; FAILED_PRECONDITION (a gradient of the
+ * earlier one waits to be reduced: end_backward or abort_step first). */
 TSR_API tsr_status tsr_zero_register_param(tsr_zero *zero,
                                            const tsr_zero_param *param,
                                            tsr_stream *stream);
-/* Zeroes the new buffer on `stream`. */
+/* Zeroes the new buffer likewise. Gradients that wait go into it. */
 TSR_API tsr_status tsr_zero_update_param_grad_buffer(tsr_zero *zero, int64_t id,
                                                      tsr_tensor grad,
                                                      tsr_stream *stream);
+/* The same weights elsewhere: copies stay valid (else weights_changed). */
 TSR_API tsr_status tsr_zero_update_param_shard(tsr_zero *zero, int64_t id,
                                                tsr_tensor shard);
 
-/* Checks that all ranks registered alike, and gathers persistent parameters as
- * one group. Implicit at the first collective, and after later registrations.
- * Collective; blocks. Errors: FAILED_PRECONDITION naming the first parameter
- * that differs. */
+/* Checks that all ranks registered alike, with settings alike, and gathers
+ * persistent parameters as one group. Implicit at the first collective, and
+ * after later registrations. Collective; blocks. Errors: FAILED_PRECONDITION on
+ * all ranks, naming the first parameter that differs. */
 TSR_API tsr_status tsr_zero_seal(tsr_zero *zero, tsr_stream *stream);
 
-/* Re-registering replaces. Errors: NOT_FOUND (an id). */
+/* Re-registering replaces and ends the graph's bindings, after what streams
+ * that waited for their copies hold now. Errors: NOT_FOUND (an id). */
 TSR_API tsr_status tsr_zero_register_graph(tsr_zero *zero, int64_t graph,
                                            const int64_t *ids, size_t count);
 
@@ -131,20 +140,24 @@ typedef struct tsr_view {
  * there after wait_allgather, until the last release_param.
  * Cost: a copy of the whole parameter; a cast runs on the shard, before the
  * wire. Collective unless a copy is valid, which is so on all ranks or none.
- * Errors: NOT_FOUND, OUT_OF_MEMORY, UNAVAILABLE. */
+ * Errors: NOT_FOUND; INVALID_ARGUMENT (dtype is not f32, bf16 or f16; no
+ * shard); FAILED_PRECONDITION (stages 1 and 2 gather nothing); OUT_OF_MEMORY;
+ * UNAVAILABLE. Those of all calls that gather. */
 TSR_API tsr_status tsr_zero_allgather_param(tsr_zero *zero, int64_t graph,
                                             int64_t id, tsr_dtype dtype,
                                             tsr_stream *stream,
                                             tsr_view *out_view);
-/* Gathers in one call those of `ids` that have no valid copy in their dtype.
- * Binds nothing. Collective likewise. */
+/* Gathers in one call those of `ids` that have no valid copy in their dtype
+ * (`dtypes` NULL: the parameter's gathered one). Binds nothing: a copy that no
+ * graph comes to bind stays until it is stale. Collective likewise. */
 TSR_API tsr_status tsr_zero_prefetch_params_fused(tsr_zero *zero,
                                                   const int64_t *ids,
                                                   const tsr_dtype *dtypes,
                                                   size_t count,
                                                   tsr_stream *stream);
 /* Makes `stream` wait for the bound copy, whoever gathered it. Idempotent.
- * Errors: FAILED_PRECONDITION (the graph has no copy). */
+ * Errors: FAILED_PRECONDITION (the graph has no copy); UNAVAILABLE (the group
+ * has failed). */
 TSR_API tsr_status tsr_zero_wait_allgather(tsr_zero *zero, int64_t graph,
                                            int64_t id, tsr_stream *stream);
 /* One of `users` uses of the bound copy ends here on `stream`; the first after
@@ -156,48 +169,62 @@ TSR_API tsr_status tsr_zero_release_param(tsr_zero *zero, int64_t graph,
                                           int64_t id, int users,
                                           tsr_stream *stream);
 
-/* Adds a whole gradient (communicated dtype; borrowed until `stream` passes
- * end_backward or the copy's event) to the parameter's gradient buffer, summed
- * over ranks and averaged. Gradients wait in a bucket, in the order of calls,
- * and are reduced when it is full. The first one of a step overwrites the
- * buffer, later ones add, over all graphs. Stage 1 keeps their sum (4 bytes an
- * element) until the last micro-step. Does nothing while profiling. Collective:
- * the bucket flushes at the same call on all ranks. */
+/* Adds a whole gradient (communicated dtype; borrowed until `stream` has passed
+ * end_backward or abort_step) to the parameter's gradient buffer, summed over
+ * ranks and averaged. Gradients wait in a bucket, in the order of calls, and
+ * are reduced when it is full. The first call of a step overwrites the buffer,
+ * later ones add, over all graphs. Stage 1 keeps their sum (4 bytes an element,
+ * which stay allocated) until the last micro-step. Does nothing while
+ * profiling. Collective: the bucket flushes at the same call on all ranks.
+ * Errors: NOT_FOUND; INVALID_ARGUMENT (frozen, no gradient); OUT_OF_MEMORY;
+ * UNAVAILABLE. */
 TSR_API tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph,
                                         int64_t id, const void *grad,
                                         tsr_stream *stream);
 
-/* The first start_backward after an update opens a step; `update` says that
- * this micro-step is its last, which still accumulates. */
+/* The first start_backward after a last micro-step's end, or after abort_step,
+ * opens a step; `update` says that this micro-step is its last, which still
+ * accumulates. One a micro-step, however many graphs it has. */
 TSR_API tsr_status tsr_zero_start_backward(tsr_zero *zero, bool update);
-/* Flushes buckets and makes `stream` wait for the reduces. In the last
- * micro-step also zeroes every gradient buffer that no reduce of this step
- * wrote. Collective. */
+/* Flushes buckets and makes `stream` wait for the reduces; gradients given to
+ * reduce_grad may then go. In the last micro-step also zeroes every gradient
+ * buffer that no reduce of this step wrote (later ones add to it: each graph of
+ * the micro-step may end so), and makes `stream` wait for gathers begun, so
+ * that it may write shards. Who writes them elsewhere calls synchronize first.
+ * Does nothing while profiling. Collective. Errors: UNAVAILABLE. */
 TSR_API tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream);
-/* Forward or backward raised: use counts, bindings and waiting gradients are
- * dropped, gradients reduced so far count as not reduced. */
+/* Forward or backward raised, on all ranks at the same call: use counts,
+ * bindings and waiting gradients are dropped, gradients reduced so far count as
+ * not reduced; until the next step writes or zeroes their buffers, these hold
+ * anything. `stream` waits as in end_backward. */
 TSR_API tsr_status tsr_zero_abort_step(tsr_zero *zero, tsr_stream *stream);
 
 /* The weights of these parameters were written by what `stream` holds now:
- * copies of the old version are stale. */
+ * copies of the old version are stale, and freed unless a graph is bound to
+ * them. */
 TSR_API tsr_status tsr_zero_weights_changed(tsr_zero *zero, const int64_t *ids,
                                             size_t count, tsr_stream *stream);
-/* Keeps the parameter gathered from now on; gathers it at once. Collective. */
+/* Keeps the parameter gathered from now on, each version from the first call
+ * that asks for it; gathers it at once. Until it is registered anew.
+ * Collective. */
 TSR_API tsr_status tsr_zero_set_persistent(tsr_zero *zero, int64_t id,
                                            tsr_stream *stream);
-/* Copies become stale; persistent ones stay. */
+/* Copies become stale, as by weights_changed; persistent ones stay. */
 TSR_API tsr_status tsr_zero_invalidate_gathered_param(tsr_zero *zero,
                                                       int64_t id);
 TSR_API tsr_status tsr_zero_clear_all_gathered_params(tsr_zero *zero);
 TSR_API void tsr_zero_enable_profiling(tsr_zero *zero, bool on);
 TSR_API bool tsr_zero_is_profiling(const tsr_zero *zero);
-/* Drops graphs and their bindings; parameters, copies without users' need of
- * them, and buckets stay. */
+/* Drops graphs and their bindings, after what `stream` and the copies' readers
+ * hold now. Parameters, copies that nobody was bound to, buckets and gradients
+ * that wait in them stay. */
 TSR_API tsr_status tsr_zero_reset(tsr_zero *zero, tsr_stream *stream);
-/* The host waits for everything enqueued; returns its first failure. */
+/* The host waits for everything enqueued on streams of the tsr_zero; returns
+ * its first failure. */
 TSR_API tsr_status tsr_zero_synchronize(tsr_zero *zero);
 
-/* Bytes held now: gathered copies and casts, buckets, host copies. */
+/* Bytes held now: gathered copies and casts, buckets (and stage 1's sums), host
+ * copies. */
 typedef struct tsr_zero_memory {
     size_t gathered, buckets, host;
 } tsr_zero_memory;

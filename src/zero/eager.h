@@ -53,7 +53,7 @@ struct zero_param {
     int64_t numel, shard; /* elements */
     uint64_t version;
     bool persistent;
-    bool reduced; /* its gradient buffer was written in this step */
+    bool reduced; /* its gradient buffer is, or will be, written in this step */
     float *kept;  /* stage 1: (numel) sum of earlier micro-steps; owned */
     bool kept_valid;
     zero_copy *copies; /* of every version in use; owned */
@@ -72,7 +72,8 @@ typedef struct zero_graph {
 
 typedef struct zero_entry {
     zero_param *param;
-    size_t offset; /* of its slot */
+    size_t offset;   /* of its slot */
+    bool accumulate; /* not its first of the step in which it came */
 } zero_entry;
 
 typedef struct zero_bucket {

@@ -160,16 +160,15 @@ static tsr_status reduce_shards(tsr_zero *zero, zero_bucket *bucket) {
     TSR_TRY(zero_own(count, sizeof *reduces, (void **)&reduces));
     for (size_t i = 0; i < count; i++) {
         zero_param *param = bucket->entries.data[i].param;
-        reduces[i] = (tsr_reduce){.full = bucket->memory +
-                                          bucket->entries.data[i].offset,
-                                  .shard = zero_address(&param->desc.grad),
-                                  .count = (size_t)param->shard,
-                                  .valid = (size_t)(param->shard * zero->world),
-                                  .wire_dtype = param->desc.communicated_dtype,
-                                  .out_dtype = param->desc.accumulated_dtype,
-                                  .scale = scale_after(zero),
-                                  .accumulate = param->reduced};
-        param->reduced = true;
+        reduces[i] = (tsr_reduce){
+            .full = bucket->memory + bucket->entries.data[i].offset,
+            .shard = zero_address(&param->desc.grad),
+            .count = (size_t)param->shard,
+            .valid = (size_t)(param->shard * zero->world),
+            .wire_dtype = param->desc.communicated_dtype,
+            .out_dtype = param->desc.accumulated_dtype,
+            .scale = scale_after(zero),
+            .accumulate = bucket->entries.data[i].accumulate};
     }
     tsr_status status = tsr_comm_reduce_scatter(
         zero->options.reduce_comm, reduces, count, zero->reduce.stream);
@@ -221,7 +220,7 @@ static void fill_slices(const tsr_zero *zero, const zero_bucket *bucket,
                     .wire = param->desc.communicated_dtype,
                     .accumulated = param->desc.accumulated_dtype,
                     .scale = scale_after(zero),
-                    .accumulate = param->reduced};
+                    .accumulate = bucket->entries.data[i].accumulate};
     }
 }
 
@@ -238,7 +237,6 @@ static tsr_status reduce_slices(tsr_zero *zero, zero_bucket *bucket) {
             bucket->memory + bucket->entries.data[i].offset,
             (size_t)param->numel, param->desc.communicated_dtype,
             zero->reduce.stream);
-        param->reduced = true;
     }
     if (status != TSR_OK) {
         zero_disown(task);
@@ -293,7 +291,9 @@ static tsr_status put_in_bucket(tsr_zero *zero, zero_param *param,
         TSR_TRY(tsr_stream_wait(zero->copy.stream, bucket->reduced));
     }
     TSR_TRY(fill_slot(zero, param, grad, bucket->memory + bucket->used));
-    TSR_ARRAY_PUSH(&bucket->entries, ((zero_entry){param, bucket->used}));
+    TSR_ARRAY_PUSH(&bucket->entries,
+                   ((zero_entry){param, bucket->used, param->reduced}));
+    param->reduced = true;
     bucket->used += bytes;
     return TSR_OK;
 }
