@@ -83,6 +83,11 @@ TSR_API tsr_status tsr_stream_enqueue(tsr_stream *stream, tsr_task task,
  * clears it, and makes its message the calling thread's. */
 TSR_API tsr_status tsr_stream_synchronize(tsr_stream *stream);
 
+/* TSR_OK, or the failure that tsr_stream_synchronize will report (it sets no
+ * message and clears nothing). From any thread: who has waited for an event of
+ * the stream sees failures from before it. */
+TSR_API tsr_status tsr_stream_poll(tsr_stream *stream);
+
 /* Copies `bytes`; both ranges are borrowed until the copy has run; they must
  * not overlap. */
 TSR_API tsr_status tsr_stream_copy(tsr_stream *stream, void *to,

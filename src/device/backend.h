@@ -22,6 +22,7 @@ typedef struct tsr_device_vtable {
     tsr_status (*stream_enqueue)(tsr_stream *stream, tsr_task task,
                                  void *context);
     tsr_status (*stream_synchronize)(tsr_stream *stream);
+    tsr_status (*stream_poll)(tsr_stream *stream); /* from any thread */
     tsr_status (*stream_copy)(tsr_stream *stream, void *to, const void *from,
                               size_t bytes); /* bytes > 0 */
 

@@ -39,6 +39,7 @@ static const tsr_device_vtable cpu_vtable = {
     .stream_release = cpu_stream_release,
     .stream_enqueue = cpu_stream_enqueue,
     .stream_synchronize = cpu_stream_synchronize,
+    .stream_poll = cpu_stream_poll,
     .stream_copy = cpu_stream_copy,
     .event_create = cpu_event_create,
     .event_release = cpu_event_release,

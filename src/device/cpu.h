@@ -40,6 +40,7 @@ tsr_status cpu_stream_create(tsr_device *device, tsr_stream_kind kind,
 void cpu_stream_release(tsr_stream *stream);
 tsr_status cpu_stream_enqueue(tsr_stream *stream, tsr_task task, void *context);
 tsr_status cpu_stream_synchronize(tsr_stream *stream);
+tsr_status cpu_stream_poll(tsr_stream *stream);
 tsr_status cpu_stream_copy(tsr_stream *stream, void *to, const void *from,
                            size_t bytes);
 tsr_status cpu_stream_record(tsr_stream *stream, tsr_event *event);

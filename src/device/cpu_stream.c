@@ -69,7 +69,7 @@ typedef struct cpu_stream {
     uint32_t synchronizes; /* calls so far; the record each one waits for */
     cpu_counter enqueued;
 
-    tsr_status failure; /* the first; TSR_OK while running */
+    _Atomic(tsr_status) failure; /* the first; TSR_OK while running */
     char message[TSR_MESSAGE_BYTES];
 
     /* The worker's; the message keeps it off the enqueuing thread's line. */
@@ -246,6 +246,12 @@ tsr_status cpu_stream_synchronize(tsr_stream *base) {
     tsr_status status = report_failure(stream);
     stream->failure = TSR_OK;
     return status;
+}
+
+/* Set by the worker before it goes on to what is queued behind the task: who
+ * has waited for an event of this stream sees it. */
+tsr_status cpu_stream_poll(tsr_stream *base) {
+    return ((cpu_stream *)base)->failure;
 }
 
 tsr_status cpu_stream_record(tsr_stream *base, tsr_event *to) {

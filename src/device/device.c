@@ -57,6 +57,10 @@ tsr_status tsr_stream_enqueue(tsr_stream *stream, tsr_task task,
     return stream->device->vtable->stream_enqueue(stream, task, context);
 }
 
+tsr_status tsr_stream_poll(tsr_stream *stream) {
+    return stream->device->vtable->stream_poll(stream);
+}
+
 tsr_status tsr_stream_synchronize(tsr_stream *stream) {
     return stream->device->vtable->stream_synchronize(stream);
 }

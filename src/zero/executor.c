@@ -50,7 +50,7 @@ typedef struct step {
         all_reduce_call *buffers; /* (call_count) */
     } calls;
     const tsr_kernel *kernel;
-    tsr_comm *comm; /* of the rank's group; may be NULL */
+    const tsr_core *core; /* of the executor */
     tsr_kernel_call call;
     void *state;      /* of the kernel */
     void **addresses; /* (inputs + outputs) */
@@ -137,7 +137,7 @@ static tsr_status prepare_kernel(tsr_executor *self, step *at,
     at->call.workspace =
         node->workspace_bytes ? transient + node->workspace_offset : NULL;
     at->call.device = self->options.device;
-    at->comm = self->options.reduce_comm;
+    at->core = &self->core;
     at->kind = STEP_KERNEL;
     return TSR_OK;
 }
@@ -311,21 +311,37 @@ void tsr_executor_release(tsr_executor *self) {
 
 /* ---- walking ---- */
 
+/* What a node reads may never have come when a collective before it failed.
+ * Failures of the group that come later do not stop it: an update that has all
+ * it needs is finished. */
+static tsr_status check_collectives(const step *at) {
+    tsr_stream *streams[] = {at->core->gather_stream, at->core->reduce_stream};
+    for (size_t s = 0; s < sizeof streams / sizeof *streams; s++) {
+        tsr_status status = streams[s] ? tsr_stream_poll(streams[s]) : TSR_OK;
+        if (status == TSR_OK)
+            continue;
+        if (at->core->reduce_comm) /* has the cause, where it is a peer */
+            TSR_TRY(tsr_comm_poll(at->core->reduce_comm, NULL));
+        return tsr_error(status,
+                         "a collective before op '%s' (layer '%s') failed",
+                         at->op, at->layer);
+    }
+    return TSR_OK;
+}
+
 /* A rank that fails ends its group at once, before its peers take what this
- * step would have given them; and in a group that has failed no kernel runs any
- * more, since what it would read may never have come. */
+ * step would have given them. */
 static tsr_status run_kernel(void *context) {
     char message[TSR_MESSAGE_BYTES];
     step *at = context;
-    if (at->comm)
-        TSR_TRY(tsr_comm_poll(at->comm, NULL));
+    TSR_TRY(check_collectives(at));
     tsr_status status = at->kernel->run(&at->call);
     if (status == TSR_OK)
         return TSR_OK;
     tsr_error_at(status, "op '%s' (layer '%s')", at->op, at->layer);
     snprintf(message, sizeof message, "%s", tsr_last_error());
-    if (at->comm)
-        tsr_comm_abort(at->comm, message);
+    if (at->core->reduce_comm)
+        tsr_comm_abort(at->core->reduce_comm, message);
     return tsr_error(status, "%s", message);
 }
 
