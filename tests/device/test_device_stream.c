@@ -89,12 +89,15 @@ static void failure_drops_tasks_until_synchronize(tsr_stream_kind kind) {
         CHECK(tsr_stream_enqueue(stream, fail, "fly") == dropped);
         CHECK_OK(tsr_stream_record(stream, event));
         tsr_event_synchronize(event);
+        CHECK(tsr_stream_poll(stream) ==
+              TSR_UNAVAILABLE); /* seen by who waited */
         CHECK(ran == round);
         CHECK(copied == 0);
         tsr_error(TSR_IO, "another matter");
         CHECK_FAILS(tsr_stream_synchronize(stream), TSR_UNAVAILABLE,
                     "'frail': cannot swim");
         CHECK_OK(tsr_stream_synchronize(stream));
+        CHECK(tsr_stream_poll(stream) == TSR_OK);
     }
     CHECK_OK(tsr_stream_enqueue(stream, increment, &ran));
     CHECK_OK(tsr_stream_copy(stream, &copied, &source, sizeof source));
