@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "tessera/dtype.h"
+
 static inline float tsr_bits_to_float(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
@@ -60,6 +62,23 @@ static inline uint16_t tsr_to_f16(float value) {
                     : magnitude >= 0x38800000 ? normal
                                               : subnormal;
     return (uint16_t)((bits >> 16 & 0x8000) | half);
+}
+
+/* Element i of an array of f32, bf16 or f16. */
+static inline float tsr_load_real(const void *from, tsr_dtype dtype, size_t i) {
+    if (dtype == TSR_F32)
+        return ((const float *)from)[i];
+    uint16_t half = ((const uint16_t *)from)[i];
+    return dtype == TSR_BF16 ? tsr_from_bf16(half) : tsr_from_f16(half);
+}
+
+static inline void tsr_store_real(void *to, tsr_dtype dtype, size_t i,
+                                  float value) {
+    if (dtype == TSR_F32)
+        ((float *)to)[i] = value;
+    else
+        ((uint16_t *)to)[i] =
+            dtype == TSR_BF16 ? tsr_to_bf16(value) : tsr_to_f16(value);
 }
 
 #endif

@@ -25,30 +25,16 @@ typedef struct fill_task {
     float scale; /* before the sum; 1: none */
 } fill_task;
 
-static float load(const void *from, tsr_dtype dtype, size_t i) {
-    if (dtype == TSR_F32)
-        return ((const float *)from)[i];
-    uint16_t half = ((const uint16_t *)from)[i];
-    return dtype == TSR_BF16 ? tsr_from_bf16(half) : tsr_from_f16(half);
-}
-
-static void store(void *to, tsr_dtype dtype, size_t i, float value) {
-    if (dtype == TSR_F32)
-        ((float *)to)[i] = value;
-    else
-        ((uint16_t *)to)[i] =
-            dtype == TSR_BF16 ? tsr_to_bf16(value) : tsr_to_f16(value);
-}
-
 /* `from` NULL: nothing but kept. */
 static void add_to_kept(const fill_task *task) {
     for (size_t i = 0; i < task->count; i++) {
         float value =
-            task->from ? load(task->from, task->dtype, i) * task->scale : 0.0f;
+            task->from ? tsr_load_real(task->from, task->dtype, i) * task->scale
+                       : 0.0f;
         if (task->kept && task->kept_valid)
             value += task->kept[i];
         if (task->to)
-            store(task->to, task->dtype, i, value);
+            tsr_store_real(task->to, task->dtype, i, value);
         else
             task->kept[i] = value;
     }
@@ -193,10 +179,11 @@ typedef struct slices_task {
 
 static void copy_slice(const slice *at) {
     for (size_t i = 0; i < at->count; i++) {
-        float value = load(at->slot, at->wire, at->offset + i) * at->scale;
+        float value =
+            tsr_load_real(at->slot, at->wire, at->offset + i) * at->scale;
         if (at->accumulate)
-            value += load(at->grad, at->accumulated, i);
-        store(at->grad, at->accumulated, i, value);
+            value += tsr_load_real(at->grad, at->accumulated, i);
+        tsr_store_real(at->grad, at->accumulated, i, value);
     }
 }
 

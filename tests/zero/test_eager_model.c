@@ -22,11 +22,12 @@ enum { OPS = 60 };
     X(read, 12)                                                                \
     X(release, 10)                                                             \
     X(prefetch, 4)                                                             \
-    X(reduce, 14) X(start_backward, 5) X(end_backward, 6) X(abort_step, 1)     \
-        X(write_weights, 4) X(set_persistent, 1) X(invalidate, 2) X(clear, 1)  \
-            X(profiling, 1) X(reset, 1) X(register_graph, 2)                   \
-                X(register_param, 2) X(move_grad, 1) X(seal, 1)                \
-                    X(synchronize, 2)
+    X(reduce, 14)                                                              \
+    X(start_backward, 5)                                                       \
+    X(end_backward, 6) X(abort_step, 1) X(write_weights, 4)                    \
+        X(set_persistent, 1) X(invalidate, 2) X(clear, 1) X(profiling, 1)      \
+            X(reset, 1) X(register_graph, 2) X(register_param, 2)              \
+                X(move_grad, 1) X(seal, 1) X(synchronize, 2)
 typedef enum op_kind {
 #define ROW(name, weight) OP_##name,
     KINDS(ROW)
