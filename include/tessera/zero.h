@@ -66,7 +66,8 @@ TSR_API void tsr_executor_release(tsr_executor *executor);
 /* Enqueues one section; returns before completion; allocates nothing. A section
  * without nodes is a no-op. Values that the host writes (inputs) must be in
  * place, and must not change before tsr_executor_synchronize or the end of the
- * section. */
+ * section. Once the group has failed, its failure is returned and nothing is
+ * enqueued: peers may be anywhere in their own steps. */
 TSR_API tsr_status tsr_executor_walk(tsr_executor *executor,
                                      tsr_section section);
 

@@ -394,8 +394,16 @@ static tsr_status end_section(tsr_executor *self) {
     return TSR_OK;
 }
 
+/* A group that failed may have failed in a fence: peers may still write what
+ * this walk would read. */
+static tsr_status check_group(const tsr_executor *self) {
+    tsr_comm *comm = self->core.reduce_comm;
+    return comm ? tsr_comm_poll(comm, NULL) : TSR_OK;
+}
+
 tsr_status tsr_executor_walk(tsr_executor *self, tsr_section section) {
     const tsr_graph *graph = self->plan->graph;
+    TSR_TRY(check_group(self));
     TSR_TRY(begin_section(self));
     for (size_t n = 0; n < self->step_count; n++)
         if (graph->nodes.data[n].section == section)
