@@ -51,6 +51,13 @@ typedef struct tsr_allocator {
 typedef struct tsr_tensor {
     void *(*address)(void *context); /* NULL: context is the address */
     void *context;                   /* borrowed */
+    /* For shards that are offloaded; both or none. None: the memory stays.
+     * vacate: the contents are on the host; the memory may be used for other
+     * things by work enqueued on `stream` from now on. occupy: there must be
+     * memory again, used by work enqueued on `stream` from now on; `address`
+     * says where. */
+    void (*vacate)(void *context, tsr_stream *stream);
+    tsr_status (*occupy)(void *context, tsr_stream *stream);
 } tsr_tensor;
 
 /* Where gradients are multiplied by 1 / world. */
@@ -63,6 +70,7 @@ typedef enum tsr_average {
 typedef struct tsr_zero_settings {
     int stage;             /* 1, 2: whole parameters; 3: sharded ones */
     size_t bucket_bytes;   /* reduced when so many wait; 0: 64 MiB */
+    size_t host_bytes;     /* budget of offloaded copies; 0: none */
     bool double_buffer;    /* one bucket is filled while one is on the wire */
     bool symmetric_memory; /* buckets in memory that all ranks map, where the
                               communicator has it */
@@ -170,14 +178,14 @@ TSR_API tsr_status tsr_zero_release_param(tsr_zero *zero, int64_t graph,
                                           tsr_stream *stream);
 
 /* Adds a whole gradient (communicated dtype; borrowed until `stream` has passed
- * end_backward or abort_step) to the parameter's gradient buffer, summed over
- * ranks and averaged. Gradients wait in a bucket, in the order of calls, and
- * are reduced when it is full. The first call of a step overwrites the buffer,
- * later ones add, over all graphs. Stage 1 keeps their sum (4 bytes an element,
- * which stay allocated) until the last micro-step. Does nothing while
- * profiling. Collective: the bucket flushes at the same call on all ranks.
- * Errors: NOT_FOUND; INVALID_ARGUMENT (frozen, no gradient); OUT_OF_MEMORY;
- * UNAVAILABLE. */
+ * wait_grads_copied, end_backward or abort_step) to the parameter's gradient
+ * buffer, summed over ranks and averaged. Gradients wait in a bucket, in the
+ * order of calls, and are reduced when it is full. The first call of a step
+ * overwrites the buffer, later ones add, over all graphs. Stage 1 keeps their
+ * sum (4 bytes an element, which stay allocated) until the last micro-step.
+ * Does nothing while profiling. Collective: the bucket flushes at the same call
+ * on all ranks. Errors: NOT_FOUND; INVALID_ARGUMENT (frozen, no gradient);
+ * OUT_OF_MEMORY; UNAVAILABLE. */
 TSR_API tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph,
                                         int64_t id, const void *grad,
                                         tsr_stream *stream);
@@ -186,6 +194,10 @@ TSR_API tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph,
  * opens a step; `update` says that this micro-step is its last, which still
  * accumulates. One a micro-step, however many graphs it has. */
 TSR_API tsr_status tsr_zero_start_backward(tsr_zero *zero, bool update);
+/* Makes `stream` wait until every gradient given to reduce_grad so far has been
+ * copied: their memory may then be reused by what comes on `stream`. */
+TSR_API tsr_status tsr_zero_wait_grads_copied(tsr_zero *zero,
+                                              tsr_stream *stream);
 /* Flushes buckets and makes `stream` wait for the reduces; gradients given to
  * reduce_grad may then go. In the last micro-step also zeroes every gradient
  * buffer that no reduce of this step wrote (later ones add to it: each graph of
@@ -213,6 +225,67 @@ TSR_API tsr_status tsr_zero_set_persistent(tsr_zero *zero, int64_t id,
 TSR_API tsr_status tsr_zero_invalidate_gathered_param(tsr_zero *zero,
                                                       int64_t id);
 TSR_API tsr_status tsr_zero_clear_all_gathered_params(tsr_zero *zero);
+
+/* ---- offload: device to host, and back ----
+ *
+ * The host is a second space: copies live in buffers of the host's, each as
+ * large as what it holds, taken from a pool that goes back with the tsr_zero;
+ * `host_bytes` of the settings bounds them. Copies run on two streams of the
+ * tsr_zero, out and in. None of these calls is collective or waits. */
+
+/* Copies a tensor (bytes > 0) to the host, after what `stream` holds now. `id`
+ * is the caller's, within the graph; an earlier tensor of that id is replaced,
+ * after its copies. The tensor is borrowed until `stream` has passed
+ * wait_offload. *out_host (may be NULL): the host's buffer.
+ * Errors: NOT_FOUND (graph); OUT_OF_MEMORY (the budget, or the host). */
+TSR_API tsr_status tsr_zero_offload_tensor(tsr_zero *zero, int64_t graph,
+                                           int64_t id, const void *tensor,
+                                           size_t bytes, tsr_stream *stream,
+                                           void **out_host);
+/* Makes `stream` wait for the copy: the tensor's bytes may then be reused by
+ * what comes on `stream`. Idempotent. Errors: NOT_FOUND (nothing offloaded
+ * under that id). */
+TSR_API tsr_status tsr_zero_wait_offload(tsr_zero *zero, int64_t graph,
+                                         int64_t id, tsr_stream *stream);
+/* Copies it back into memory of the allocator, after the copy out. The data is
+ * there after wait_reload, until free_tensors. Again before that: the same
+ * buffer. Errors: NOT_FOUND; OUT_OF_MEMORY. */
+TSR_API tsr_status tsr_zero_reload_tensor(tsr_zero *zero, int64_t graph,
+                                          int64_t id, tsr_stream *stream,
+                                          void **out_tensor);
+/* Makes `stream` wait for the copy back; *out_tensor is then its buffer. A
+ * tensor that was never reloaded gives `input` (borrowed) and waits for
+ * nothing. The host's buffer goes back to the pool after the copy. */
+TSR_API tsr_status tsr_zero_wait_reload(tsr_zero *zero, int64_t graph,
+                                        int64_t id, void *input,
+                                        tsr_stream *stream, void **out_tensor);
+/* The last readers of these reloaded tensors are on `stream`: each is freed
+ * after them. Addresses that reload_tensor did not give are left alone: they
+ * are the caller's. Does nothing while profiling. */
+TSR_API tsr_status tsr_zero_free_tensors(tsr_zero *zero, void *const *tensors,
+                                         size_t count, tsr_stream *stream);
+
+/* Moves the parameter's shard to the host, after what `stream` holds now and
+ * gathers that read it; a version that the host has already is not copied. The
+ * shard's memory is given up (tsr_tensor.vacate) when the copy is through.
+ * Until reload_parameter nobody may read or write the shard; gathers that need
+ * it fail. No-op when it is on its way out or there.
+ * Errors: NOT_FOUND; INVALID_ARGUMENT (no shard: stages 1, 2); OUT_OF_MEMORY.
+ */
+TSR_API tsr_status tsr_zero_offload_parameter(tsr_zero *zero, int64_t id,
+                                              tsr_stream *stream);
+/* Brings the shard back (tsr_tensor.occupy); `stream` and later gathers go on
+ * after the copy. The host keeps its buffer, so that an unchanged shard need
+ * not be copied out again. No-op when it is resident. */
+TSR_API tsr_status tsr_zero_reload_parameter(tsr_zero *zero, int64_t id,
+                                             tsr_stream *stream);
+
+/* ---- all ---- */
+
+/* No op depends on these two; they bracket a forward for traces. */
+TSR_API tsr_status tsr_zero_start_forward(tsr_zero *zero);
+TSR_API tsr_status tsr_zero_end_forward(tsr_zero *zero);
+
 TSR_API void tsr_zero_enable_profiling(tsr_zero *zero, bool on);
 TSR_API bool tsr_zero_is_profiling(const tsr_zero *zero);
 /* Drops graphs and their bindings, after what `stream` and the copies' readers
