@@ -47,6 +47,14 @@ TSR_API tsr_status tsr_device_alloc(tsr_device *device, size_t bytes,
 TSR_API void tsr_device_free(tsr_device *device, void *memory,
                              size_t bytes); /* takes NULL */
 
+/* Memory of the host, zeroed, aligned to 64 bytes, that copies to and from the
+ * device may use while they are in flight (pinned where that means something;
+ * on the CPU: ordinary pages). Errors and cost: as above. */
+TSR_API tsr_status tsr_device_alloc_host(tsr_device *device, size_t bytes,
+                                         void **out_memory);
+TSR_API void tsr_device_free_host(tsr_device *device, void *memory,
+                                  size_t bytes); /* takes NULL */
+
 /* ---- streams ---- */
 
 typedef enum tsr_stream_kind {

@@ -14,6 +14,10 @@ typedef struct tsr_device_vtable {
                         void **out_memory); /* bytes > 0 */
     void (*free)(tsr_device *device, void *memory,
                  size_t bytes); /* memory not NULL */
+    /* Pinned memory of the host; the same rules. */
+    tsr_status (*alloc_host)(tsr_device *device, size_t bytes,
+                             void **out_memory);
+    void (*free_host)(tsr_device *device, void *memory, size_t bytes);
 
     tsr_status (*stream_create)(tsr_device *device, tsr_stream_kind kind,
                                 const char *name, size_t capacity,

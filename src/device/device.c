@@ -29,6 +29,19 @@ void tsr_device_free(tsr_device *device, void *memory, size_t bytes) {
         device->vtable->free(device, memory, bytes);
 }
 
+tsr_status tsr_device_alloc_host(tsr_device *device, size_t bytes,
+                                 void **out_memory) {
+    *out_memory = NULL;
+    if (bytes == 0)
+        return TSR_OK;
+    return device->vtable->alloc_host(device, bytes, out_memory);
+}
+
+void tsr_device_free_host(tsr_device *device, void *memory, size_t bytes) {
+    if (memory)
+        device->vtable->free_host(device, memory, bytes);
+}
+
 tsr_status tsr_stream_create(tsr_device *device, tsr_stream_kind kind,
                              const char *name, size_t capacity,
                              tsr_stream **out_stream) {

@@ -17,26 +17,35 @@
 #endif
 #endif
 
-static void memory_is_zeroed_and_aligned(void) {
+typedef struct memory_kind {
+    tsr_status (*alloc)(tsr_device *device, size_t bytes, void **out_memory);
+    void (*free)(tsr_device *device, void *memory, size_t bytes);
+} memory_kind;
+
+static const memory_kind device_memory = {tsr_device_alloc, tsr_device_free};
+static const memory_kind host_memory = {tsr_device_alloc_host,
+                                        tsr_device_free_host};
+
+static void memory_is_zeroed_and_aligned(const memory_kind *kind) {
     static const size_t sizes[] = {1, 63, 64, 4096, 4097, 5000011};
     tsr_device *device;
     CHECK_OK(tsr_device_create_cpu(NULL, &device));
     CHECK(tsr_device_threads(device) == 1);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         unsigned char *memory;
-        CHECK_OK(tsr_device_alloc(device, sizes[i], (void **)&memory));
+        CHECK_OK(kind->alloc(device, sizes[i], (void **)&memory));
         CHECK((uintptr_t)memory % 64 == 0);
         for (size_t at = 0; at < sizes[i]; at++)
             CHECK(memory[at] == 0);
         memset(memory, 0xA5, sizes[i]);
-        tsr_device_free(device, memory, sizes[i]);
+        kind->free(device, memory, sizes[i]);
     }
     void *none = &device;
-    CHECK_OK(tsr_device_alloc(device, 0, &none));
+    CHECK_OK(kind->alloc(device, 0, &none));
     CHECK(none == NULL);
-    tsr_device_free(device, none, 0);
-    CHECK_FAILS(tsr_device_alloc(device, SIZE_MAX / 2, &none),
-                TSR_OUT_OF_MEMORY, "could not map");
+    kind->free(device, none, 0);
+    CHECK_FAILS(kind->alloc(device, SIZE_MAX / 2, &none), TSR_OUT_OF_MEMORY,
+                "could not map");
     CHECK(none == NULL);
     tsr_device_release(device);
 }
@@ -169,7 +178,8 @@ static void delays_are_injected(void) {
 
 int main(void) {
     alarm(120);
-    memory_is_zeroed_and_aligned();
+    memory_is_zeroed_and_aligned(&device_memory);
+    memory_is_zeroed_and_aligned(&host_memory);
     null_is_released();
     bad_arguments_are_refused();
     any_allocation_may_fail();

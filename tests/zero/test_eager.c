@@ -288,7 +288,7 @@ static void swapped_memory(rank_context *context) {
     param_fill(&rank, &param);
     void *first = param.shard_memory, *second = some_memory(param.shard);
     void *at = first;
-    param.desc.shard = (tsr_tensor){swapped, &at};
+    param.desc.shard = (tsr_tensor){.address = swapped, .context = &at};
     CHECK_OK(tsr_zero_register_param(rank.zero, &param.desc, rank.stream));
     graph_of(&rank, 1, &param, 1);
     use_param(&rank, 1, &param, TSR_F32);
