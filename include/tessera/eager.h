@@ -10,7 +10,8 @@
  * tsr_zero. What they enqueue runs on streams of the tsr_zero and meets the
  * caller's by events: no call waits for the device unless it says so. All ranks
  * make the collective calls (marked so) in the same order, and between them the
- * same calls that change which copies are valid. A rank that alone runs out of
+ * same calls that change which copies are valid and which shards are resident.
+ * A rank that alone runs out of
  * memory in a collective call aborts the group: its peers' calls return
  * UNAVAILABLE naming it.
  *
@@ -51,11 +52,12 @@ typedef struct tsr_allocator {
 typedef struct tsr_tensor {
     void *(*address)(void *context); /* NULL: context is the address */
     void *context;                   /* borrowed */
-    /* For shards that are offloaded; both or none. None: the memory stays.
+    /* For shards that are offloaded; both or none. None: the memory stays (and
+     * is written again by reload_parameter, wherever `address` says it is).
      * vacate: the contents are on the host; the memory may be used for other
      * things by work enqueued on `stream` from now on. occupy: there must be
      * memory again, used by work enqueued on `stream` from now on; `address`
-     * says where. */
+     * says where. `stream` is one of the tsr_zero's. */
     void (*vacate)(void *context, tsr_stream *stream);
     tsr_status (*occupy)(void *context, tsr_stream *stream);
 } tsr_tensor;
@@ -70,7 +72,7 @@ typedef enum tsr_average {
 typedef struct tsr_zero_settings {
     int stage;             /* 1, 2: whole parameters; 3: sharded ones */
     size_t bucket_bytes;   /* reduced when so many wait; 0: 64 MiB */
-    size_t host_bytes;     /* budget of offloaded copies; 0: none */
+    size_t host_bytes;     /* budget of the host's buffers; 0: no offload */
     bool double_buffer;    /* one bucket is filled while one is on the wire */
     bool symmetric_memory; /* buckets in memory that all ranks map, where the
                               communicator has it */
@@ -132,8 +134,9 @@ TSR_API tsr_status tsr_zero_update_param_shard(tsr_zero *zero, int64_t id,
  * all ranks, naming the first parameter that differs. */
 TSR_API tsr_status tsr_zero_seal(tsr_zero *zero, tsr_stream *stream);
 
-/* Re-registering replaces and ends the graph's bindings, after what streams
- * that waited for their copies hold now. Errors: NOT_FOUND (an id). */
+/* Re-registering replaces: it ends the graph's bindings and drops its tensors
+ * (below), after what streams that waited for them hold now. Errors: NOT_FOUND
+ * (an id). */
 TSR_API tsr_status tsr_zero_register_graph(tsr_zero *zero, int64_t graph,
                                            const int64_t *ids, size_t count);
 
@@ -208,7 +211,7 @@ TSR_API tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream);
 /* Forward or backward raised, on all ranks at the same call: use counts,
  * bindings and waiting gradients are dropped, gradients reduced so far count as
  * not reduced; until the next step writes or zeroes their buffers, these hold
- * anything. `stream` waits as in end_backward. */
+ * anything. What is on the host stays. `stream` waits as in end_backward. */
 TSR_API tsr_status tsr_zero_abort_step(tsr_zero *zero, tsr_stream *stream);
 
 /* The weights of these parameters were written by what `stream` holds now:
@@ -230,32 +233,46 @@ TSR_API tsr_status tsr_zero_clear_all_gathered_params(tsr_zero *zero);
  *
  * The host is a second space: copies live in buffers of the host's, each as
  * large as what it holds, taken from a pool that goes back with the tsr_zero;
- * `host_bytes` of the settings bounds them. Copies run on two streams of the
- * tsr_zero, out and in. None of these calls is collective or waits. */
+ * `host_bytes` of the settings bounds buffers in use and in the pool together
+ * (one given up while its copy is in flight goes after that). Copies run on two
+ * streams of the tsr_zero, out and in. None of these calls is collective or
+ * waits.
+ *
+ *   tensor: absent --[offload_tensor]--> leaving --[event]--> on host
+ *           on host --[reload_tensor]--> arriving --[event]--> back
+ *           back --[free_tensors]--> absent
+ *           any --[its graph is dropped or registered anew]--> absent */
 
-/* Copies a tensor (bytes > 0) to the host, after what `stream` holds now. `id`
- * is the caller's, within the graph; an earlier tensor of that id is replaced,
- * after its copies. The tensor is borrowed until `stream` has passed
- * wait_offload. *out_host (may be NULL): the host's buffer.
- * Errors: NOT_FOUND (graph); OUT_OF_MEMORY (the budget, or the host). */
+/* Copies a tensor to the host, after what `stream` holds now. `id` is the
+ * caller's, within the graph; an earlier copy under that id is replaced, after
+ * its copies; what reload_tensor gave of it stays until free_tensors. The
+ * tensor is borrowed until `stream` has passed wait_offload; it may be such a
+ * reloaded one. *out_host (may be NULL): the host's buffer, whose bytes are
+ * there when the copy is through and until reload_tensor.
+ * Errors: NOT_FOUND (graph); INVALID_ARGUMENT (NULL, 0 bytes); OUT_OF_MEMORY
+ * (the budget, or the host): the earlier copy is then still there. */
 TSR_API tsr_status tsr_zero_offload_tensor(tsr_zero *zero, int64_t graph,
                                            int64_t id, const void *tensor,
                                            size_t bytes, tsr_stream *stream,
                                            void **out_host);
-/* Makes `stream` wait for the copy: the tensor's bytes may then be reused by
- * what comes on `stream`. Idempotent. Errors: NOT_FOUND (nothing offloaded
- * under that id). */
+/* Makes `stream` wait for the latest copy out: the tensor's bytes may then be
+ * reused by what comes on `stream`. Idempotent. Errors: NOT_FOUND (the graph,
+ * or it has never offloaded that id). */
 TSR_API tsr_status tsr_zero_wait_offload(tsr_zero *zero, int64_t graph,
                                          int64_t id, tsr_stream *stream);
-/* Copies it back into memory of the allocator, after the copy out. The data is
- * there after wait_reload, until free_tensors. Again before that: the same
- * buffer. Errors: NOT_FOUND; OUT_OF_MEMORY. */
+/* Copies it back into memory of the allocator, after the copy out and after
+ * what `stream` holds now. The data is there after wait_reload, until
+ * free_tensors. The host's buffer goes back to the pool after the copy. Again
+ * before free_tensors: the same memory, no copy. *out_tensor may be NULL.
+ * Errors: NOT_FOUND (as wait_offload; or it was reloaded and freed);
+ * OUT_OF_MEMORY. */
 TSR_API tsr_status tsr_zero_reload_tensor(tsr_zero *zero, int64_t graph,
                                           int64_t id, tsr_stream *stream,
                                           void **out_tensor);
-/* Makes `stream` wait for the copy back; *out_tensor is then its buffer. A
- * tensor that was never reloaded gives `input` (borrowed) and waits for
- * nothing. The host's buffer goes back to the pool after the copy. */
+/* Makes `stream` wait for the copy back; *out_tensor (may be NULL) is then its
+ * memory. A tensor that was not reloaded since it was offloaded, or was freed,
+ * or was never offloaded gives `input` (borrowed) and waits for nothing.
+ * Errors: NOT_FOUND (graph). */
 TSR_API tsr_status tsr_zero_wait_reload(tsr_zero *zero, int64_t graph,
                                         int64_t id, void *input,
                                         tsr_stream *stream, void **out_tensor);
@@ -265,18 +282,24 @@ TSR_API tsr_status tsr_zero_wait_reload(tsr_zero *zero, int64_t graph,
 TSR_API tsr_status tsr_zero_free_tensors(tsr_zero *zero, void *const *tensors,
                                          size_t count, tsr_stream *stream);
 
-/* Moves the parameter's shard to the host, after what `stream` holds now and
- * gathers that read it; a version that the host has already is not copied. The
- * shard's memory is given up (tsr_tensor.vacate) when the copy is through.
- * Until reload_parameter nobody may read or write the shard; gathers that need
- * it fail. No-op when it is on its way out or there.
- * Errors: NOT_FOUND; INVALID_ARGUMENT (no shard: stages 1, 2); OUT_OF_MEMORY.
- */
+/* Moves the parameter's shard to the host, after what `stream` holds now; where
+ * the host has these weights already, nothing is copied. The shard's memory is
+ * given up (tsr_tensor.vacate) behind the copy and the gathers that read it.
+ * Until reload_parameter nobody may read or write the shard: gathers that need
+ * it, weights_changed, update_param_shard and register_param of it fail with
+ * FAILED_PRECONDITION. Valid copies stay in use. No-op when it is on its way
+ * out or there. What is on the host goes with the tsr_zero.
+ * Errors: NOT_FOUND; INVALID_ARGUMENT (no shard: stages 1, 2, or NULL);
+ * OUT_OF_MEMORY (the budget, or the host). */
 TSR_API tsr_status tsr_zero_offload_parameter(tsr_zero *zero, int64_t id,
                                               tsr_stream *stream);
-/* Brings the shard back (tsr_tensor.occupy); `stream` and later gathers go on
- * after the copy. The host keeps its buffer, so that an unchanged shard need
- * not be copied out again. No-op when it is resident. */
+/* Brings the shard back (tsr_tensor.occupy), after what `stream` holds now;
+ * `stream` and later gathers go on after the copy. The host keeps its copy, so
+ * that an unchanged shard need not be copied out again, until weights_changed
+ * or register_param, or until another offload needs the room (kept copies go in
+ * the order of registration). No-op when it is resident.
+ * Errors: NOT_FOUND; INVALID_ARGUMENT (stages 1, 2; no memory after occupy);
+ * those of occupy. The shard is then still on the host. */
 TSR_API tsr_status tsr_zero_reload_parameter(tsr_zero *zero, int64_t id,
                                              tsr_stream *stream);
 
@@ -288,18 +311,22 @@ TSR_API tsr_status tsr_zero_end_forward(tsr_zero *zero);
 
 TSR_API void tsr_zero_enable_profiling(tsr_zero *zero, bool on);
 TSR_API bool tsr_zero_is_profiling(const tsr_zero *zero);
-/* Drops graphs and their bindings, after what `stream` and the copies' readers
- * hold now. Parameters, copies that nobody was bound to, buckets and gradients
- * that wait in them stay. */
+/* Drops graphs, their bindings and their tensors, after what `stream` and their
+ * readers hold now. Parameters, copies that nobody was bound to, buckets and
+ * gradients that wait in them stay. */
 TSR_API tsr_status tsr_zero_reset(tsr_zero *zero, tsr_stream *stream);
 /* The host waits for everything enqueued on streams of the tsr_zero; returns
- * its first failure. */
+ * the first failure on them. A rank whose own work fails there (a cast) takes
+ * the group down. */
 TSR_API tsr_status tsr_zero_synchronize(tsr_zero *zero);
 
-/* Bytes held now: gathered copies and casts, buckets (and stage 1's sums), host
- * copies. */
+/* Bytes held now, by calls made so far. */
 typedef struct tsr_zero_memory {
-    size_t gathered, buckets, host;
+    size_t gathered;  /* copies of parameters, and casts on their way */
+    size_t buckets;   /* and stage 1's sums */
+    size_t reloaded;  /* tensors that came back and were not freed */
+    size_t host;      /* what is offloaded, and kept copies of shards */
+    size_t host_pool; /* buffers of the host's that hold nothing */
 } tsr_zero_memory;
 TSR_API tsr_zero_memory tsr_zero_memory_held(const tsr_zero *zero);
 

@@ -1,8 +1,9 @@
 /* Inside of a tsr_zero.
  *
- * It has streams of its own: gather and reduce, with a communicator each, and
- * copy, which fills buckets, so that a bucket on the wire holds up neither the
- * caller nor the filling of the other one.
+ * It has streams of its own: gather and reduce, with a communicator each, fill,
+ * which copies gradients into buckets, so that a bucket on the wire holds up
+ * neither the caller nor the filling of the other one, and out and in, which
+ * copy to the host and back.
  *
  * Invariants
  *  1. A copy's storage is allocated and freed on the gather stream; before it
@@ -10,12 +11,20 @@
  *  2. A copy is shared by all bindings of its version and dtype. It is freed
  *     when nothing is bound to it, unless its parameter is persistent and the
  *     copy is of the latest version.
- *  3. A slot of a bucket is written on the copy stream, after the caller's
+ *  3. A slot of a bucket is written on the fill stream, after the caller's
  *     stream made the gradient and after the bucket's latest reduce. Gradient
  *     buffers are written on the reduce stream only.
  *  4. The entries of a bucket name different parameters: one that comes again
  *     flushes first, so that its sums are added in order.
- *  5. Buckets are reduced in the order in which they were filled. */
+ *  5. Buckets are reduced in the order in which they were filled.
+ *  6. The host's buffers are written on the out stream and read on the in
+ *     stream. A copy out into one comes after the last copy in from it; one
+ *     that goes back to the system does so behind its last copy.
+ *  7. Memory of a shard is given up on the out stream, behind the gathers that
+ *     read it, and written again on the in stream, behind that; gathers come
+ *     behind the copy in.
+ *  8. An event is recorded on one stream only: whoever waits for a later record
+ *     than the one it meant waits too long, never too short. */
 #ifndef TSR_ZERO_EAGER_H
 #define TSR_ZERO_EAGER_H
 
@@ -30,8 +39,13 @@ typedef struct zero_param zero_param;
  * own must not go with them. */
 typedef struct zero_work zero_work;
 typedef struct zero_queue {
-    tsr_stream *stream;      /* owned */
-    zero_work *first, *last; /* in the order of the stream; owned */
+    tsr_zero *zero;
+    tsr_stream *stream;            /* owned */
+    tsr_event *end;                /* of what the queue holds; owned */
+    zero_work *first, *last;       /* in the order of the stream; owned */
+    zero_work *spare;              /* to be used again; owned */
+    TSR_ARRAY(tsr_event *) events; /* the same: recorded here only; owned */
+    size_t events_taken;
 } zero_queue;
 
 /* A gathered copy. Costs the bytes of world * shard elements. */
@@ -42,16 +56,29 @@ typedef struct zero_copy {
     int bindings;
     void *memory;
     size_t bytes;
-    tsr_event *gathered;  /* from gather_events, and goes back there */
+    tsr_event *gathered;  /* the gather queue's, and goes back there */
     uint64_t read_on;     /* bit i: streams[i] of the tsr_zero waited for it */
     uint64_t released_on; /* likewise: released it, its event recorded then */
     struct zero_copy *next;
 } zero_copy;
 
+/* A buffer of the host's. */
+typedef struct zero_host {
+    void *memory;
+    size_t bytes;
+    tsr_event *read; /* its latest copy in; the in queue's */
+    bool was_read;   /* that was its last use, else a copy out */
+    zero_work *end;  /* gives the memory back, so that this cannot fail */
+    struct zero_host *next; /* in the pool */
+} zero_host;
+
 struct zero_param {
     tsr_zero_param desc;
-    int64_t numel, shard; /* elements */
-    uint64_t version;
+    int64_t numel, shard;      /* elements */
+    uint64_t version;          /* of copies */
+    bool away;                 /* the shard is on the host, or on its way out */
+    zero_host *host;           /* holds the present weights; NULL: none */
+    tsr_event *left, *arrived; /* of the out and in queues; NULL: not yet */
     bool persistent;
     bool reduced; /* its gradient buffer is, or will be, written in this step */
     float *kept;  /* stage 1: (numel) sum of earlier micro-steps; owned */
@@ -65,10 +92,30 @@ typedef struct zero_binding {
     int remaining;   /* uses left; -1: not said yet */
 } zero_binding;
 
+/* A tensor that was offloaded under an id. */
+typedef struct zero_tensor {
+    zero_host *host; /* NULL: not on the host */
+    tsr_event *left; /* its latest copy out; the out queue's */
+    size_t bytes;
+    int reload; /* index; -1: none since the latest copy out */
+} zero_tensor;
+
 typedef struct zero_graph {
     tsr_map index; /* parameter id -> binding */
     TSR_ARRAY(zero_binding) bindings;
+    tsr_map tensor_index;             /* id -> tensors */
+    TSR_ARRAY(zero_tensor *) tensors; /* owned */
 } zero_graph;
+
+/* Memory that a tensor was copied back into. */
+typedef struct zero_reload {
+    void *memory;
+    size_t bytes;
+    zero_graph *graph;
+    zero_tensor *tensor; /* NULL: offloaded again since */
+    tsr_event *arrived;  /* the in queue's */
+    uint64_t read_on;    /* bit i: streams[i] waited for it */
+} zero_reload;
 
 typedef struct zero_entry {
     zero_param *param;
@@ -91,22 +138,27 @@ typedef struct zero_stream {
 } zero_stream;
 
 #define ZERO_STREAMS 64 /* bits of released_on */
+#define ZERO_QUEUES 5
 
 struct tsr_zero {
     tsr_zero_options options;
     tsr_allocator allocator;
     int world, rank;
-    zero_queue gather, reduce, copy;
-    zero_work *spare; /* one for each block of our own memory; owned */
-    tsr_event *gathers, *reduces, *copies; /* each recorded on that queue */
-    tsr_map param_index;                   /* id -> params */
-    TSR_ARRAY(zero_param *) params;        /* owned */
-    tsr_map graph_index;                   /* id -> graphs */
-    TSR_ARRAY(zero_graph *) graphs;        /* owned */
+    union {
+        struct {
+            zero_queue gather, reduce, fill, out, in;
+        };
+        zero_queue queues[ZERO_QUEUES];
+    };
+    zero_work *spare;    /* one for each block of our own memory; owned */
+    tsr_map param_index; /* id -> params */
+    TSR_ARRAY(zero_param *) params; /* owned */
+    tsr_map graph_index;            /* id -> graphs */
+    TSR_ARRAY(zero_graph *) graphs; /* owned */
     zero_stream streams[ZERO_STREAMS];
     int stream_count;
-    size_t copies_alive;
-    TSR_ARRAY(tsr_event *) gather_events; /* unused; recorded on gather only */
+    TSR_ARRAY(zero_reload) reloads;
+    zero_host *pool; /* buffers of the host's that hold nothing; owned */
     zero_bucket buckets[2];
     int filling; /* bucket */
     bool sealed, profiling;
@@ -117,26 +169,47 @@ struct tsr_zero {
 
 /* ---- eager_queue.c ---- */
 
-/* Zeroed memory for a task; to be enqueued, or given to zero_disown. */
-tsr_status zero_own(size_t count, size_t bytes, void **out_context);
-void zero_disown(void *context); /* takes NULL */
-/* Runs the task (NULL: none) and then gives its context (zero_own) back. */
-tsr_status zero_enqueue_owned(zero_queue *queue, tsr_task task, void *context);
+tsr_status zero_queue_create(tsr_zero *zero, zero_queue *queue,
+                             const char *name);
+void zero_queue_release(zero_queue *queue); /* also if never created */
+/* The host waits; takes a queue that was not created. */
 tsr_status zero_queue_synchronize(zero_queue *queue);
+
+/* Zeroed memory for a task of the queue; to be enqueued or disowned. */
+tsr_status zero_own(zero_queue *queue, size_t count, size_t bytes,
+                    void **out_context);
+void zero_disown(void *context); /* takes NULL */
+/* Runs the task (NULL: none) and then gives its context (zero_own) back. A task
+ * that fails takes the group down: its peers wait for what it would send. */
+tsr_status zero_enqueue_owned(tsr_task task, void *context);
+
+/* An event that is recorded on this queue only. */
+tsr_status zero_event_take(zero_queue *queue, tsr_event **out_event);
+/* Waits for it may still be queued anywhere. Takes NULL. */
+void zero_event_give(zero_queue *queue, tsr_event *event);
+
 /* An allocator over the device's memory. */
 tsr_allocator zero_own_allocator(tsr_zero *zero);
 void zero_spare_release(tsr_zero *zero);
+/* A work that will give memory of the host's back, behind what the queue holds
+ * then. */
+tsr_status zero_host_end(tsr_zero *zero, zero_work **out_end);
+void zero_host_end_release(zero_work *end); /* takes NULL */
+void zero_host_end_enqueue(zero_queue *queue, zero_work *end, void *memory,
+                           size_t bytes);
 
 /* The index of a caller's stream in `streams`. */
 tsr_status zero_stream_index(tsr_zero *zero, tsr_stream *stream, int *out);
 /* `waiter` goes on after what `stream` (the caller's) holds now. */
 tsr_status zero_after(tsr_zero *zero, tsr_stream *waiter, tsr_stream *stream);
-/* `waiter` goes on after what the queue holds now; `event` is the queue's. */
-tsr_status zero_after_queue(tsr_stream *waiter, const zero_queue *queue,
-                            tsr_event *event);
+/* `waiter` goes on after what the queue holds now. */
+tsr_status zero_after_queue(tsr_stream *waiter, const zero_queue *queue);
+/* The same for a stream of the caller's. */
+tsr_status zero_join(tsr_zero *zero, tsr_stream *stream,
+                     const zero_queue *queue);
 /* Passes `status` on. A failure of this rank alone takes the group down: its
  * peers wait for it in a call that it will not make. */
-tsr_status zero_give_up(tsr_zero *zero, tsr_status status);
+tsr_status zero_give_up(const tsr_zero *zero, tsr_status status);
 
 /* ---- eager_param.c ---- */
 
@@ -146,8 +219,14 @@ tsr_status zero_find_param(const tsr_zero *zero, int64_t id,
 /* Zeroes the gradient buffer on the reduce stream. */
 tsr_status zero_grad(tsr_zero *zero, const zero_param *param);
 
-/* ---- eager.c ---- */
+/* ---- eager_graph.c ---- */
 
+void zero_graph_release(zero_graph *graph); /* takes NULL */
+/* Ends a graph's bindings as if each had its last release. */
+tsr_status zero_unbind_all(tsr_zero *zero, zero_graph *graph);
+/* NOT_FOUND naming the id. */
+tsr_status zero_find_graph(const tsr_zero *zero, int64_t id,
+                           zero_graph **out_graph);
 /* The graph's binding of a parameter; a graph may bind only what it named. */
 tsr_status zero_find_binding(const tsr_zero *zero, int64_t graph, int64_t id,
                              zero_binding **out_binding);
@@ -180,6 +259,35 @@ tsr_status zero_copy_drop(tsr_zero *zero, zero_copy *copy);
 
 /* Gathers all persistent parameters without a valid copy, as one group. */
 tsr_status zero_gather_persistent(tsr_zero *zero, tsr_stream *stream);
+
+/* ---- eager_host.c ---- */
+
+/* A buffer of `bytes` for a copy out, instead of `replaced` (NULL: none), which
+ * is given back then. Copies that resident shards keep there go first where
+ * room is short. Errors: OUT_OF_MEMORY. */
+tsr_status zero_host_take(tsr_zero *zero, size_t bytes, zero_host *replaced,
+                          zero_host **out_host);
+/* Behind its last copy. Takes NULL. */
+void zero_host_give(tsr_zero *zero, zero_host *host);
+/* out: host = from; in: to = host. */
+tsr_status zero_copy_out(tsr_zero *zero, zero_host *host, const void *from);
+tsr_status zero_copy_in(tsr_zero *zero, zero_host *host, void *to);
+void zero_pool_release(tsr_zero *zero);
+
+/* ---- eager_offload.c ---- */
+
+/* Drops the graph's tensors, after their copies and what the readers of those
+ * that came back hold now. */
+tsr_status zero_drop_tensors(tsr_zero *zero, zero_graph *graph);
+
+/* ---- eager_shard.c ---- */
+
+/* FAILED_PRECONDITION when the shard is on the host. */
+tsr_status zero_check_resident(const zero_param *param);
+/* The host's copy of a resident shard is of no use any more. */
+void zero_host_drop(tsr_zero *zero, zero_param *param);
+/* Frees the parameter, its copies apart. */
+void zero_param_release(tsr_zero *zero, zero_param *param);
 
 /* ---- eager_bucket.c ---- */
 

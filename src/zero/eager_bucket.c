@@ -1,4 +1,4 @@
-/* Gradient buckets: slots filled on the copy stream, reduced together.
+/* Gradient buckets: slots filled on the fill stream, reduced together.
  *
  *   empty --[reduce_grad]--> filling --[full, or end_backward]--> on the wire
  *   on the wire --[event reduced]--> empty
@@ -74,11 +74,11 @@ static tsr_status fill_slot(tsr_zero *zero, zero_param *param, const void *grad,
     bool before = zero->options.settings.average == TSR_AVERAGE_BEFORE;
     if (!slot && !param->kept && kept_bytes > 0) {
         TSR_TRY(zero->allocator.alloc(zero->allocator.context, kept_bytes,
-                                      zero->copy.stream,
+                                      zero->fill.stream,
                                       (void **)&param->kept));
         zero->held.buckets += kept_bytes;
     }
-    TSR_TRY(zero_own(1, sizeof *task, (void **)&task));
+    TSR_TRY(zero_own(&zero->fill, 1, sizeof *task, (void **)&task));
     *task = (fill_task){.from = grad,
                         .kept = slot && !param->kept_valid ? NULL : param->kept,
                         .kept_valid = param->kept_valid,
@@ -88,7 +88,7 @@ static tsr_status fill_slot(tsr_zero *zero, zero_param *param, const void *grad,
                         .dtype = param->desc.communicated_dtype,
                         .scale = before ? 1.0f / (float)zero->world : 1.0f};
     param->kept_valid = !slot;
-    return zero_enqueue_owned(&zero->copy, run_fill, task);
+    return zero_enqueue_owned(run_fill, task);
 }
 
 /* Room for `bytes`, all of the bucket being free. */
@@ -116,7 +116,7 @@ void zero_kept_release(tsr_zero *zero, zero_param *param) {
     size_t bytes = (size_t)param->numel * sizeof(float);
     if (param->kept) {
         zero->allocator.free(zero->allocator.context, param->kept, bytes,
-                             zero->copy.stream);
+                             zero->fill.stream);
         zero->held.buckets -= bytes;
     }
     param->kept = NULL;
@@ -143,7 +143,7 @@ static float scale_after(const tsr_zero *zero) {
 static tsr_status reduce_shards(tsr_zero *zero, zero_bucket *bucket) {
     tsr_reduce *reduces;
     size_t count = bucket->entries.count;
-    TSR_TRY(zero_own(count, sizeof *reduces, (void **)&reduces));
+    TSR_TRY(zero_own(&zero->reduce, count, sizeof *reduces, (void **)&reduces));
     for (size_t i = 0; i < count; i++) {
         zero_param *param = bucket->entries.data[i].param;
         reduces[i] = (tsr_reduce){
@@ -158,7 +158,7 @@ static tsr_status reduce_shards(tsr_zero *zero, zero_bucket *bucket) {
     }
     tsr_status status = tsr_comm_reduce_scatter(
         zero->options.reduce_comm, reduces, count, zero->reduce.stream);
-    tsr_status freed = zero_enqueue_owned(&zero->reduce, NULL, reduces);
+    tsr_status freed = zero_enqueue_owned(NULL, reduces);
     return status != TSR_OK ? status : freed;
 }
 
@@ -214,7 +214,8 @@ static void fill_slices(const tsr_zero *zero, const zero_bucket *bucket,
 static tsr_status reduce_slices(tsr_zero *zero, zero_bucket *bucket) {
     slices_task *task;
     size_t count = bucket->entries.count;
-    TSR_TRY(zero_own(1, sizeof *task + count * sizeof(slice), (void **)&task));
+    TSR_TRY(zero_own(&zero->reduce, 1, sizeof *task + count * sizeof(slice),
+                     (void **)&task));
     fill_slices(zero, bucket, task);
     tsr_status status = TSR_OK;
     for (size_t i = 0; i < count && status == TSR_OK; i++) {
@@ -229,14 +230,14 @@ static tsr_status reduce_slices(tsr_zero *zero, zero_bucket *bucket) {
         zero_disown(task);
         return status;
     }
-    return zero_enqueue_owned(&zero->reduce, run_slices, task);
+    return zero_enqueue_owned(run_slices, task);
 }
 
 static tsr_status flush(tsr_zero *zero, zero_bucket *bucket) {
     const tsr_zero_settings *settings = &zero->options.settings;
     if (settings->sync_before_reduce)
-        TSR_TRY(zero_queue_synchronize(&zero->copy));
-    TSR_TRY(zero_after_queue(zero->reduce.stream, &zero->copy, zero->copies));
+        TSR_TRY(zero_queue_synchronize(&zero->fill));
+    TSR_TRY(zero_after_queue(zero->reduce.stream, &zero->fill));
     TSR_TRY(settings->stage == 3 ? reduce_shards(zero, bucket)
                                  : reduce_slices(zero, bucket));
     TSR_TRY(tsr_stream_record(zero->reduce.stream, bucket->reduced));
@@ -275,7 +276,7 @@ static tsr_status put_in_bucket(tsr_zero *zero, zero_param *param,
     TSR_TRY(TSR_ARRAY_RESERVE(&bucket->entries, 1));
     if (bucket->entries.count == 0) { /* the copy waits, not the caller */
         TSR_TRY(reserve(zero, bucket, bytes));
-        TSR_TRY(tsr_stream_wait(zero->copy.stream, bucket->reduced));
+        TSR_TRY(tsr_stream_wait(zero->fill.stream, bucket->reduced));
     }
     TSR_TRY(fill_slot(zero, param, grad, bucket->memory + bucket->used));
     TSR_ARRAY_PUSH(&bucket->entries,
@@ -309,7 +310,7 @@ tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph, int64_t id,
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "parameter %lld: its gradient is NULL", (long long)id);
     TSR_TRY(tsr_zero_seal(zero, stream));
-    TSR_TRY(zero_after(zero, zero->copy.stream, stream));
+    TSR_TRY(zero_after(zero, zero->fill.stream, stream));
     bool keep = zero->options.settings.stage == 1 && !zero->last_micro_step;
     return zero_give_up(zero, keep ? fill_slot(zero, param, grad, NULL)
                                    : put_in_bucket(zero, param, grad));

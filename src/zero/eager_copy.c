@@ -33,10 +33,7 @@ tsr_status zero_copy_drop(tsr_zero *zero, zero_copy *copy) {
                              zero->gather.stream);
         zero->held.gathered -= copy->bytes;
     }
-    /* Not released: a stream of the caller may still have a wait for it queued.
-     * Recorded again, on the same stream, it only passes later. */
-    TSR_ARRAY_PUSH(&zero->gather_events, copy->gathered);
-    zero->copies_alive--;
+    zero_event_give(&zero->gather, copy->gathered);
     tsr_free(copy);
     return status;
 }
@@ -105,7 +102,7 @@ static tsr_status enqueue_cast(tsr_zero *zero, const zero_param *param,
         tsr_kernel_table_find(zero->options.kernels, "cast");
     if (!kernel)
         return tsr_error(TSR_NOT_FOUND, "op 'cast' has no kernel");
-    TSR_TRY(zero_own(1, sizeof *task, (void **)&task));
+    TSR_TRY(zero_own(&zero->gather, 1, sizeof *task, (void **)&task));
     task->kernel = kernel;
     task->types[0] = (tsr_type){
         .dtype = param->desc.type.dtype, .dims = 1, .shape = {param->shard}};
@@ -123,17 +120,7 @@ static tsr_status enqueue_cast(tsr_zero *zero, const zero_param *param,
                                    .in = task->in,
                                    .out = task->out,
                                    .device = zero->options.device};
-    return zero_enqueue_owned(&zero->gather, run_cast, task);
-}
-
-/* Room for it in gather_events is reserved, so that giving it back succeeds. */
-static tsr_status take_event(tsr_zero *zero, tsr_event **out_event) {
-    TSR_TRY(TSR_ARRAY_RESERVE(&zero->gather_events, zero->copies_alive + 1));
-    if (zero->gather_events.count > 0) {
-        *out_event = zero->gather_events.data[--zero->gather_events.count];
-        return TSR_OK;
-    }
-    return tsr_event_create(zero->options.device, out_event);
+    return zero_enqueue_owned(run_cast, task);
 }
 
 static tsr_status new_copy(tsr_zero *zero, zero_param *param, tsr_dtype dtype,
@@ -145,7 +132,7 @@ static tsr_status new_copy(tsr_zero *zero, zero_param *param, tsr_dtype dtype,
                         .version = param->version,
                         .bytes = (size_t)(param->shard * zero->world) *
                                  tsr_dtype_bytes(dtype)};
-    tsr_status status = take_event(zero, &copy->gathered);
+    tsr_status status = zero_event_take(&zero->gather, &copy->gathered);
     if (status != TSR_OK) {
         tsr_free(copy);
         return status;
@@ -154,12 +141,11 @@ static tsr_status new_copy(tsr_zero *zero, zero_param *param, tsr_dtype dtype,
         status = zero->allocator.alloc(zero->allocator.context, copy->bytes,
                                        zero->gather.stream, &copy->memory);
     if (status != TSR_OK) {
-        TSR_ARRAY_PUSH(&zero->gather_events, copy->gathered);
+        zero_event_give(&zero->gather, copy->gathered);
         tsr_free(copy);
         return status;
     }
     zero->held.gathered += copy->bytes;
-    zero->copies_alive++;
     copy->next = param->copies;
     param->copies = copy;
     *out_copy = copy;
@@ -235,7 +221,8 @@ tsr_status zero_gather(tsr_zero *zero, zero_param *const *params,
         TSR_TRY_GOTO(tsr_stream_synchronize(stream));
     TSR_TRY_GOTO(tsr_alloc(count, sizeof *made.copies, (void **)&made.copies));
     TSR_TRY_GOTO(tsr_alloc(count, sizeof *made.casts, (void **)&made.casts));
-    TSR_TRY_GOTO(zero_own(count, sizeof *made.gathers, (void **)&made.gathers));
+    TSR_TRY_GOTO(zero_own(&zero->gather, count, sizeof *made.gathers,
+                          (void **)&made.gathers));
     TSR_TRY_GOTO(zero_after(zero, zero->gather.stream,
                             stream)); /* the shards' last writer */
     TSR_TRY_GOTO(prepare(zero, params, dtypes, &made));
@@ -249,7 +236,7 @@ done:
         if (made.copies[i])
             (void)zero_copy_drop(zero, made.copies[i]);
     if (made.gathers)
-        (void)zero_enqueue_owned(&zero->gather, NULL, made.gathers);
+        (void)zero_enqueue_owned(NULL, made.gathers);
     tsr_free(made.casts);
     tsr_free(made.copies);
     return zero_give_up(zero, status);

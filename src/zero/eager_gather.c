@@ -37,9 +37,21 @@ static tsr_status gather_list(tsr_zero *zero, const wanted_list *list,
                                           list->count, stream);
 }
 
+/* Refused alike on all ranks, hence not a reason to give up. */
+static tsr_status check_persistent(const tsr_zero *zero) {
+    for (size_t p = 0; p < zero->params.count; p++) {
+        const zero_param *param = zero->params.data[p];
+        if (param->persistent &&
+            !zero_valid_copy(param, param->desc.gathered_dtype))
+            TSR_TRY(zero_check_resident(param));
+    }
+    return TSR_OK;
+}
+
 tsr_status zero_gather_persistent(tsr_zero *zero, tsr_stream *stream) {
     tsr_status status = TSR_OK;
     wanted_list list = {0};
+    TSR_TRY(check_persistent(zero));
     TSR_TRY_GOTO(list_create(zero->params.count, &list));
     for (size_t p = 0; p < zero->params.count; p++)
         if (zero->params.data[p]->persistent)
@@ -67,7 +79,7 @@ static tsr_status check_gather(const tsr_zero *zero, const zero_param *param,
                          "parameter %lld: gathered as %s; f32, bf16 and f16 "
                          "are possible",
                          (long long)param->desc.id, tsr_dtype_name(dtype));
-    return TSR_OK;
+    return zero_valid_copy(param, dtype) ? TSR_OK : zero_check_resident(param);
 }
 
 tsr_status tsr_zero_allgather_param(tsr_zero *zero, int64_t graph, int64_t id,
@@ -161,12 +173,15 @@ tsr_status tsr_zero_release_param(tsr_zero *zero, int64_t graph, int64_t id,
 tsr_status tsr_zero_weights_changed(tsr_zero *zero, const int64_t *ids,
                                     size_t count, tsr_stream *stream) {
     zero_param *param = NULL;
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         TSR_TRY(zero_find_param(zero, ids[i], &param));
+        TSR_TRY(zero_check_resident(param));
+    }
     TSR_TRY(zero_after(zero, zero->gather.stream, stream));
     for (size_t i = 0; i < count; i++) {
         TSR_TRY(zero_find_param(zero, ids[i], &param));
         param->version++;
+        zero_host_drop(zero, param);
         TSR_TRY(zero_sweep(zero, param));
     }
     return TSR_OK;

@@ -114,9 +114,9 @@ tsr_status zero_grad(tsr_zero *zero, const zero_param *param) {
                    tsr_dtype_bytes(param->desc.accumulated_dtype);
     if (param->desc.frozen || bytes == 0)
         return TSR_OK;
-    TSR_TRY(zero_own(1, sizeof *at, (void **)&at));
+    TSR_TRY(zero_own(&zero->reduce, 1, sizeof *at, (void **)&at));
     *at = (zeroing){zero_address(&param->desc.grad), bytes};
-    return zero_enqueue_owned(&zero->reduce, run_zeroing, at);
+    return zero_enqueue_owned(run_zeroing, at);
 }
 
 /* Between what `stream` holds now and what comes there later. */
@@ -124,7 +124,7 @@ static tsr_status zero_grad_within(tsr_zero *zero, const zero_param *param,
                                    tsr_stream *stream) {
     TSR_TRY(zero_after(zero, zero->reduce.stream, stream));
     TSR_TRY(zero_grad(zero, param));
-    return zero_after_queue(stream, &zero->reduce, zero->reduces);
+    return zero_join(zero, stream, &zero->reduce);
 }
 
 static tsr_status add_param(tsr_zero *zero, int64_t id, zero_param **out) {
@@ -150,7 +150,9 @@ static tsr_status replace_param(tsr_zero *zero, zero_param *param,
                          "parameter %lld is registered anew while a gradient "
                          "of it waits to be reduced",
                          (long long)param->desc.id);
+    TSR_TRY(zero_check_resident(param));
     zero_kept_release(zero, param);
+    zero_host_drop(zero, param);
     param->desc = described->desc;
     param->numel = described->numel;
     param->shard = described->shard;
@@ -188,6 +190,7 @@ tsr_status tsr_zero_update_param_shard(tsr_zero *zero, int64_t id,
                                        tsr_tensor shard) {
     zero_param *param = NULL;
     TSR_TRY(zero_find_param(zero, id, &param));
+    TSR_TRY(zero_check_resident(param));
     param->desc.shard = shard;
     return TSR_OK;
 }

@@ -1,0 +1,70 @@
+/* The course of a step: its micro-steps, its end, its abortion. */
+#include "zero/eager.h"
+
+tsr_status tsr_zero_start_backward(tsr_zero *zero, bool update) {
+    if (!zero->step_open)
+        for (size_t p = 0; p < zero->params.count; p++)
+            zero->params.data[p]->reduced = false;
+    zero->step_open = true;
+    zero->last_micro_step = update;
+    return TSR_OK;
+}
+
+/* Gradients may go, and their buffers be read, after this. */
+static tsr_status join_gradients(tsr_zero *zero, tsr_stream *stream) {
+    TSR_TRY(zero_join(zero, stream, &zero->fill));
+    return zero_join(zero, stream, &zero->reduce);
+}
+
+/* Zeroes the gradient buffers that this step did not write, after their readers
+ * on `stream`. */
+static tsr_status zero_unreduced(tsr_zero *zero, tsr_stream *stream) {
+    TSR_TRY(zero_after(zero, zero->reduce.stream, stream));
+    for (size_t p = 0; p < zero->params.count; p++) {
+        zero_param *param = zero->params.data[p];
+        if (param->reduced)
+            continue;
+        TSR_TRY(zero_grad(zero, param));
+        param->reduced = true; /* later reduces add to 0 */
+    }
+    return TSR_OK;
+}
+
+tsr_status tsr_zero_wait_grads_copied(tsr_zero *zero, tsr_stream *stream) {
+    return zero_join(zero, stream, &zero->fill);
+}
+
+tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream) {
+    if (zero->profiling)
+        return TSR_OK;
+    if (zero->last_micro_step)
+        TSR_TRY(zero_flush_kept(zero));
+    TSR_TRY(zero_flush(zero));
+    if (zero->last_micro_step) {
+        TSR_TRY(zero_unreduced(zero, stream));
+        /* The shards are written next: their readers come first. */
+        TSR_TRY(zero_join(zero, stream, &zero->gather));
+        zero->step_open = false;
+    }
+    TSR_TRY(join_gradients(zero, stream));
+    return tsr_comm_poll(zero->options.reduce_comm, NULL);
+}
+
+tsr_status tsr_zero_abort_step(tsr_zero *zero, tsr_stream *stream) {
+    TSR_TRY(zero_after(zero, zero->gather.stream, stream));
+    for (size_t g = 0; g < zero->graphs.count; g++)
+        TSR_TRY(zero_unbind_all(zero, zero->graphs.data[g]));
+    for (int b = 0; b < 2; b++) {
+        zero->buckets[b].entries.count = 0;
+        zero->buckets[b].used = 0;
+    }
+    for (size_t p = 0; p < zero->params.count; p++)
+        zero->params.data[p]->reduced = zero->params.data[p]->kept_valid =
+            false;
+    zero->step_open = false;
+    zero->last_micro_step = false;
+    /* Slots that nobody reduces are still being filled: before the reduce
+     * stream frees them, it waits. */
+    TSR_TRY(zero_after_queue(zero->reduce.stream, &zero->fill));
+    return join_gradients(zero, stream);
+}
