@@ -215,9 +215,10 @@ static inline void check_held(const eager_rank *rank, size_t gathered) {
     CHECK_MESSAGE(held.gathered == gathered, "held %zu, expected %zu",
                   held.gathered, gathered);
     if (rank->heap.blocks)
-        CHECK_MESSAGE(rank->heap.live == held.gathered + held.buckets,
-                      "%zu live, %zu and %zu told", rank->heap.live,
-                      held.gathered, held.buckets);
+        CHECK_MESSAGE(rank->heap.live ==
+                          held.gathered + held.buckets + held.reloaded,
+                      "%zu live; %zu, %zu and %zu told", rank->heap.live,
+                      held.gathered, held.buckets, held.reloaded);
 }
 
 /* ---- gathering ---- */
