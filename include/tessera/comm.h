@@ -97,12 +97,19 @@ TSR_API tsr_status tsr_comm_split(tsr_comm *comm, tsr_comm **out_comm);
 /* Memory that every rank of the host maps, zeroed and reserved (a later touch
  * cannot fail): the same bytes, at an address of each rank's own. Calls read
  * tensors that lie in it where they lie, instead of staging them. Collective,
- * blocking; bytes equal on all ranks; one allocation per communicator and its
- * splits; freed with the communicator.
- * Errors: OUT_OF_MEMORY (says how much is available); FAILED_PRECONDITION (a
- * second one); UNAVAILABLE. */
+ * blocking; bytes equal on all ranks; at most TSR_COMM_SHARED_MOST at a time
+ * for a communicator and its splits; freed by tsr_comm_shared_free, or with the
+ * communicator.
+ * Errors, alike on all ranks: OUT_OF_MEMORY (says how much is available);
+ * FAILED_PRECONDITION (one too many); UNSUPPORTED (the backend has none);
+ * UNAVAILABLE. */
+#define TSR_COMM_SHARED_MOST 8
 TSR_API tsr_status tsr_comm_shared_alloc(tsr_comm *comm, size_t bytes,
                                          void **out_memory);
+/* Gives it back. Local: calls of this rank that read it must have run; peers
+ * have then read it, too. All ranks free it before the same later
+ * tsr_comm_shared_alloc. Takes NULL. */
+TSR_API void tsr_comm_shared_free(tsr_comm *comm, void *memory);
 
 /* One tensor of a gather:   full[r * count + i] = shard_r[i]
  *

@@ -13,6 +13,7 @@ typedef struct tsr_comm_vtable {
     tsr_status (*split)(tsr_comm *comm, tsr_comm **out_comm);
     /* NULL: no shared memory, UNSUPPORTED */
     tsr_status (*shared_alloc)(tsr_comm *comm, size_t bytes, void **out_memory);
+    void (*shared_free)(tsr_comm *comm, void *memory); /* not NULL */
     tsr_status (*gather)(tsr_comm *comm, const tsr_gather *gathers,
                          size_t count, tsr_stream *stream);
     tsr_status (*reduce_scatter)(tsr_comm *comm, const tsr_reduce *reduces,

@@ -69,6 +69,11 @@ tsr_status tsr_comm_shared_alloc(tsr_comm *comm, size_t bytes,
     return comm->vtable->shared_alloc(comm, bytes, out_memory);
 }
 
+void tsr_comm_shared_free(tsr_comm *comm, void *memory) {
+    if (memory)
+        comm->vtable->shared_free(comm, memory);
+}
+
 static tsr_status check_gather(const tsr_comm *comm, const tsr_gather *gather) {
     TSR_TRY(check_dtype("gather", gather->dtype));
     if (gather->count == 0)

@@ -130,20 +130,13 @@ static void host_release(tsr_comm *base) {
 
 static tsr_status host_shared_alloc(tsr_comm *base, size_t bytes,
                                     void **out_memory) {
-    tsr_host_comm *comm = (tsr_host_comm *)base;
-    tsr_host_group *group = comm->group;
-    uint32_t offer;
     if (bytes == 0)
         return tsr_error(TSR_INVALID_ARGUMENT, "shared memory of 0 bytes");
-    if (atomic_load(&group->segment))
-        return tsr_error(TSR_FAILED_PRECONDITION,
-                         "the group already has its shared memory of %zu bytes",
-                         group->segment_bytes);
-    TSR_TRY(tsr_host_share(comm, TSR_HOST_SHARED_ALLOC, bytes, TSR_OK,
-                           out_memory, &offer));
-    group->segment_bytes = bytes;
-    atomic_store(&group->segment, (char *)*out_memory);
-    return TSR_OK;
+    return tsr_host_shared_alloc((tsr_host_comm *)base, bytes, out_memory);
+}
+
+static void host_shared_free(tsr_comm *base, void *memory) {
+    tsr_host_shared_free(((tsr_host_comm *)base)->group, memory);
 }
 
 static tsr_status host_poll(tsr_comm *base, int *out_rank) {
@@ -219,6 +212,7 @@ static const tsr_comm_vtable host_vtable = {
     .abort = host_abort,
     .split = host_split,
     .shared_alloc = host_shared_alloc,
+    .shared_free = host_shared_free,
     .gather = host_gather,
     .reduce_scatter = host_reduce_scatter,
     .all_reduce = host_all_reduce,

@@ -25,7 +25,7 @@
  *   any --[tsr_host_fail: death, time-out, mismatch, abort]--> failed
  *
  * Memory: 34 KiB and two slots a rank and communicator, reserved for processes,
- * touched on use for threads; the shared segment on top. */
+ * touched on use for threads; segments on top. */
 #ifndef TSR_COMM_HOST_H
 #define TSR_COMM_HOST_H
 
@@ -41,7 +41,8 @@
 #define TSR_HOST_RANKS 256   /* a host's most; keeps start-up on the stack */
 #define TSR_HOST_PLACES 1024 /* tensors a round; more take more rounds */
 #define TSR_HOST_CALLS 1024  /* enqueued and not finished */
-#define TSR_HOST_BLOCKS 16   /* threads: splits and segment of one group */
+#define TSR_HOST_BLOCKS 16   /* threads: splits and segments of one group */
+#define TSR_HOST_SEGMENTS TSR_COMM_SHARED_MOST /* a power of two */
 #define TSR_HOST_TEXT 480
 /* A staging slot: small enough for two ranks' slots to stay in a shared cache,
  * large enough that a rendezvous is a few percent of its copy. */
@@ -69,7 +70,7 @@ typedef struct tsr_host_descriptor {
     uint32_t offer; /* rank 0: a block is offered (tsr_host_share) */
 } tsr_host_descriptor;
 
-/* A tensor that peers read: an address (threads) or offset in the segment. */
+/* A tensor that peers read: an address (threads), or segment and offset. */
 typedef struct tsr_host_place {
     uint64_t where;
     uint64_t valid; /* elements that exist */
@@ -94,7 +95,7 @@ typedef struct tsr_host_line {
 } tsr_host_line;
 
 /* Threads: a block of memory offered by rank 0. Freed by the last rank that
- * releases the group; reused when all have dropped it. */
+ * drops it, or that releases the group. */
 typedef struct tsr_host_block {
     void *memory;
     size_t bytes;
@@ -121,6 +122,13 @@ typedef struct tsr_host_watch {
     struct pollfd *polls; /* (world + 1) */
 } tsr_host_watch;
 
+/* A rank's mapping of one tsr_comm_shared_alloc. */
+typedef struct tsr_host_segment {
+    _Atomic(char *) base; /* NULL: unused */
+    _Atomic size_t bytes;
+    uint32_t offer; /* for tsr_host_drop */
+} tsr_host_segment;
+
 /* One rank's view of the ranks that share memory: shared by a communicator and
  * its splits, owned by the first. */
 typedef struct tsr_host_group {
@@ -129,10 +137,9 @@ typedef struct tsr_host_group {
     int64_t timeout_ns, spin_ns;
     tsr_host_control *root; /* the first communicator's; mapped */
     size_t control_bytes;
-    _Atomic(char *) segment; /* tsr_comm_shared_alloc's; set once */
-    size_t segment_bytes;    /* written before `segment` */
-    pthread_mutex_t report;  /* guards writing this rank's report */
-    int *sockets;            /* (world) rank 0: [r]; others: [0]; -1: none */
+    tsr_host_segment segments[TSR_HOST_SEGMENTS];
+    pthread_mutex_t report; /* guards writing this rank's report */
+    int *sockets;           /* (world) rank 0: [r]; others: [0]; -1: none */
     tsr_host_watch watch;
 } tsr_host_group;
 
@@ -223,11 +230,28 @@ tsr_status tsr_host_share(tsr_host_comm *comm, tsr_host_op op, size_t bytes,
 void tsr_host_drop(tsr_host_group *group, void *memory, size_t bytes,
                    uint32_t offer); /* takes NULL */
 
+/* ---- host_shared.c: segments ---- */
+
+tsr_status tsr_host_shared_alloc(tsr_host_comm *comm, size_t bytes,
+                                 void **out_memory);
+void tsr_host_shared_free(tsr_host_group *group, void *memory);
+/* A number that this rank does not use. Errors: FAILED_PRECONDITION. */
+tsr_status tsr_host_segment_pick(const tsr_host_group *group,
+                                 uint32_t *out_index);
+/* Where peers find `bytes` at `memory`; false: they cannot. */
+bool tsr_host_locate(const tsr_host_comm *comm, const void *memory,
+                     size_t bytes, uint64_t *out_where);
+/* An address here of what a peer published, `offset` bytes on. */
+const char *tsr_host_find(const tsr_host_comm *comm,
+                          const tsr_host_place *place, size_t offset);
+
+/* ---- host_segment.c: the first control block ---- */
+
 /* The first communicator's control block and, for processes, the sockets.
  * Collective over the bootstrap, whatever `mine`; all fail alike. */
 tsr_status tsr_host_join(tsr_host_group *group, tsr_bootstrap *bootstrap,
                          int timeout_ms, tsr_status mine);
-/* Gives up what tsr_host_join gave, the segment too. */
+/* Gives up what tsr_host_join gave, segments too. */
 void tsr_host_leave(tsr_host_group *group);
 
 /* ---- host_link.c: sockets between processes, in the abstract namespace ----

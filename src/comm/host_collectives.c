@@ -74,34 +74,6 @@ tsr_host_descriptor tsr_host_describe(const tsr_host_run *run) {
     return descriptor;
 }
 
-/* Where peers find `bytes` at `memory`; false: they cannot. */
-static bool locate(const tsr_host_comm *comm, const void *memory, size_t bytes,
-                   uint64_t *out_where) {
-    const tsr_host_group *group = comm->group;
-    *out_where = 0;
-    if (comm->staging_only)
-        return false;
-    if (group->one_address_space || bytes == 0) {
-        *out_where = (uint64_t)(uintptr_t)memory;
-        return true;
-    }
-    uintptr_t base = (uintptr_t)atomic_load(&group->segment),
-              at = (uintptr_t)memory;
-    if (base == 0 || at < base || at - base > group->segment_bytes ||
-        bytes > group->segment_bytes - (at - base))
-        return false;
-    *out_where = at - base;
-    return true;
-}
-
-const char *tsr_host_find(const tsr_host_comm *comm,
-                          const tsr_host_place *place, size_t offset) {
-    const tsr_host_group *group = comm->group;
-    uintptr_t base =
-        group->one_address_space ? 0 : (uintptr_t)atomic_load(&group->segment);
-    return (const char *)(base + (uintptr_t)place->where + offset);
-}
-
 static bool publish_places(tsr_host_run *run) {
     tsr_host_comm *comm = run->comm;
     const tsr_host_call *call = run->call;
@@ -112,12 +84,13 @@ static bool publish_places(tsr_host_run *run) {
         if (call->op == TSR_HOST_GATHER) {
             const tsr_gather *gather = &call->gathers[run->first + i];
             size_t bytes = gather->count * tsr_dtype_bytes(gather->dtype);
-            all &= locate(comm, gather->shard, bytes, &places[i].where);
+            all &=
+                tsr_host_locate(comm, gather->shard, bytes, &places[i].where);
             places[i].valid = gather->count;
         } else {
             const tsr_reduce *reduce = &call->reduces[run->first + i];
             size_t bytes = reduce->valid * tsr_dtype_bytes(reduce->wire_dtype);
-            all &= locate(comm, reduce->full, bytes, &places[i].where);
+            all &= tsr_host_locate(comm, reduce->full, bytes, &places[i].where);
             places[i].valid = reduce->valid;
         }
     }

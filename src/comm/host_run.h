@@ -38,10 +38,6 @@ tsr_host_descriptor tsr_host_describe(const tsr_host_run *run);
 /* Opens a batch of gathers or reduces; *out_direct: every rank's tensors can be
  * read by all. */
 tsr_status tsr_host_open_batch(tsr_host_run *run, bool *out_direct);
-/* An address here of what a peer published, `offset` bytes on. */
-const char *tsr_host_find(const tsr_host_comm *comm,
-                          const tsr_host_place *place, size_t offset);
-
 typedef void (*tsr_host_step)(tsr_host_run *run, const tsr_host_piece *piece,
                               char *slot);
 /* Writes all pieces, chunk by chunk, and reads them from the peers. `opened`:

@@ -28,29 +28,37 @@ static tsr_status make_block(size_t bytes, bool reserve, void **out_memory) {
 
 static tsr_status offer_block(tsr_host_group *group, size_t bytes, bool reserve,
                               void **out_memory, uint32_t *out_offer) {
-    tsr_host_block *free_block = NULL;
     for (int i = 0; i < TSR_HOST_BLOCKS; i++) {
         tsr_host_block *block = &group->root->blocks[i];
-        bool unused = atomic_load(&block->users) == 0;
-        if (!unused || (block->memory && block->bytes != bytes))
+        if (atomic_load(&block->users) > 0)
             continue;
-        /* One that was dropped by all is as good as new once cleared. */
-        if (!free_block || (block->memory && !free_block->memory))
-            free_block = block;
+        TSR_TRY(make_block(bytes, reserve, &block->memory));
+        block->bytes = bytes;
+        atomic_store(&block->users, (uint32_t)group->world);
+        *out_memory = block->memory;
+        *out_offer = (uint32_t)i + 1;
+        return TSR_OK;
     }
-    if (!free_block)
-        return tsr_error(TSR_FAILED_PRECONDITION,
-                         "more than %d communicators and segments of one group",
-                         TSR_HOST_BLOCKS);
-    if (free_block->memory)
-        memset(free_block->memory, 0, bytes);
-    else
-        TSR_TRY(make_block(bytes, reserve, &free_block->memory));
-    free_block->bytes = bytes;
-    atomic_store(&free_block->users, (uint32_t)group->world);
-    *out_memory = free_block->memory;
-    *out_offer = (uint32_t)(free_block - group->root->blocks) + 1;
-    return TSR_OK;
+    return tsr_error(TSR_FAILED_PRECONDITION,
+                     "more than %d communicators and segments of one group",
+                     TSR_HOST_BLOCKS);
+}
+
+static void free_block(tsr_host_block *block) {
+    tsr_os_unmap(block->memory, block->bytes);
+    block->memory = NULL;
+    atomic_store(&block->users, 0);
+}
+
+/* The last rank gives the memory back: it is the only one left that touches the
+ * block. */
+static void drop_block(tsr_host_block *block) {
+    uint32_t users = atomic_load(&block->users);
+    while (users > 1 &&
+           !atomic_compare_exchange_weak(&block->users, &users, users - 1))
+        ;
+    if (users == 1)
+        free_block(block);
 }
 
 /* ---- processes: a memory file ---- */
@@ -90,9 +98,12 @@ static tsr_status take_file(tsr_host_group *group, size_t bytes, bool wanted,
 static tsr_status offer(tsr_host_group *group, tsr_host_op op, size_t bytes,
                         void **out_memory, uint32_t *out_offer) {
     int fd;
+    uint32_t index = 0;
     if (group->one_address_space)
         return offer_block(group, bytes, op == TSR_HOST_SHARED_ALLOC,
                            out_memory, out_offer);
+    if (op == TSR_HOST_SHARED_ALLOC)
+        TSR_TRY(tsr_host_segment_pick(group, &index));
     TSR_TRY(make_file("tessera", bytes, &fd, out_memory));
     tsr_status status = send_file(group, fd);
     close(fd);
@@ -103,20 +114,34 @@ static tsr_status offer(tsr_host_group *group, tsr_host_op op, size_t bytes,
         return tsr_host_fail(group, TSR_UNAVAILABLE, -1, "%s",
                              tsr_last_error());
     }
-    *out_offer = 1;
+    *out_offer = index + 1;
     return TSR_OK;
 }
 
+/* Processes: the number that rank 0 picked for a segment must be free here. */
+static tsr_status check_unused(const tsr_host_group *group, tsr_host_op op,
+                               uint32_t offered) {
+    if (op != TSR_HOST_SHARED_ALLOC ||
+        !atomic_load(&group->segments[offered - 1].base))
+        return TSR_OK;
+    return tsr_error(TSR_FAILED_PRECONDITION,
+                     "shared memory that rank 0 has freed is not freed here");
+}
+
 /* `agreed`: whether nobody failed; else what was sent is only received. */
-static tsr_status take(tsr_host_comm *comm, size_t bytes, bool agreed,
-                       void **out_memory, uint32_t *out_offer) {
+static tsr_status take(tsr_host_comm *comm, tsr_host_op op, size_t bytes,
+                       bool agreed, void **out_memory, uint32_t *out_offer) {
     tsr_host_group *group = comm->group;
     uint32_t offered = tsr_host_published(comm, 0)->offer;
     if (comm->base.rank == 0 || offered == 0)
         return TSR_OK;
-    if (!group->one_address_space)
-        TSR_TRY(take_file(group, bytes, agreed, out_memory));
-    else if (agreed)
+    if (!group->one_address_space) {
+        tsr_status status = check_unused(group, op, offered);
+        TSR_TRY(
+            take_file(group, bytes, agreed && status == TSR_OK, out_memory));
+        TSR_TRY(status);
+    }
+    if (group->one_address_space && agreed)
         *out_memory = group->root->blocks[offered - 1].memory;
     if (agreed)
         *out_offer = offered;
@@ -128,7 +153,7 @@ void tsr_host_drop(tsr_host_group *group, void *memory, size_t bytes,
     if (!memory)
         return;
     if (group->one_address_space)
-        atomic_fetch_sub(&group->root->blocks[offered - 1].users, 1);
+        drop_block(&group->root->blocks[offered - 1]);
     else
         tsr_os_unmap(memory, bytes);
 }
@@ -137,7 +162,7 @@ void tsr_host_drop(tsr_host_group *group, void *memory, size_t bytes,
 static void retract(tsr_host_group *group, void *memory, size_t bytes,
                     uint32_t offered) {
     if (group->one_address_space && memory)
-        atomic_store(&group->root->blocks[offered - 1].users, 0);
+        free_block(&group->root->blocks[offered - 1]);
     else
         tsr_os_unmap(memory, bytes);
 }
@@ -166,10 +191,10 @@ tsr_status tsr_host_share(tsr_host_comm *comm, tsr_host_op op, size_t bytes,
         if (comm->base.rank == 0 && (standing || !group->one_address_space))
             retract(group, memory, bytes, descriptor.offer);
         else if (standing)
-            (void)take(comm, bytes, false, &memory, &descriptor.offer);
+            (void)take(comm, op, bytes, false, &memory, &descriptor.offer);
     } else {
         descriptor.status =
-            (int32_t)take(comm, bytes, true, &memory, &descriptor.offer);
+            (int32_t)take(comm, op, bytes, true, &memory, &descriptor.offer);
         uint32_t taken = descriptor.offer;
         status = tsr_host_agree(comm, &descriptor);
         if (status != TSR_OK)
@@ -318,7 +343,6 @@ tsr_status tsr_host_join(tsr_host_group *group, tsr_bootstrap *bootstrap,
 
 void tsr_host_leave(tsr_host_group *group) {
     tsr_host_control *root = group->root;
-    char *segment = atomic_load(&group->segment);
     if (root)
         atomic_store(&root->lines[group->rank].goodbye, 1);
     tsr_host_watch_stop(group);
@@ -329,7 +353,9 @@ void tsr_host_leave(tsr_host_group *group) {
     if (!root)
         return;
     if (!group->one_address_space) {
-        tsr_os_unmap(segment, group->segment_bytes);
+        for (int i = 0; i < TSR_HOST_SEGMENTS; i++)
+            tsr_os_unmap(atomic_load(&group->segments[i].base),
+                         atomic_load(&group->segments[i].bytes));
     } else if (atomic_fetch_sub(&root->users, 1) > 1) {
         return; /* others still use it all */
     } else {

@@ -172,15 +172,23 @@ static inline void contract_begin(contract *self, rank_context *rank) {
     if (options->prepare)
         options->prepare(self->comm);
     if (options->shared) {
-        void *memory;
+        void *memory, *more[TSR_COMM_SHARED_MOST];
+        for (int i = 0; i < TSR_COMM_SHARED_MOST - 1; i++)
+            CHECK_OK(tsr_comm_shared_alloc(self->comm, 64 + 4096 * (size_t)i,
+                                           &more[i]));
         CHECK_OK(tsr_comm_shared_alloc(
             self->comm, ARENA_BYTES * (size_t)self->world, &memory));
         self->arena = (char *)memory + ARENA_BYTES * (size_t)self->rank;
         for (size_t i = 0; i < ARENA_BYTES; i += 4096)
             CHECK(self->arena[i] == 0);
         CHECK_FAILS(tsr_comm_shared_alloc(self->comm, 64, &memory),
-                    TSR_FAILED_PRECONDITION, "already");
+                    TSR_FAILED_PRECONDITION, "already has 8 pieces");
         CHECK(memory == NULL);
+        for (int i = 0; i < TSR_COMM_SHARED_MOST - 1; i++)
+            tsr_comm_shared_free(self->comm, more[i]);
+        CHECK_OK(tsr_comm_shared_alloc(self->comm, 64, &memory));
+        tsr_comm_shared_free(self->comm, memory);
+        tsr_comm_shared_free(self->comm, NULL);
     } else {
         self->arena = aligned_alloc(64, ARENA_BYTES);
         CHECK(self->arena);
