@@ -74,8 +74,11 @@ typedef struct tsr_zero_settings {
     size_t bucket_bytes;   /* reduced when so many wait; 0: 64 MiB */
     size_t host_bytes;     /* budget of the host's buffers; 0: no offload */
     bool double_buffer;    /* one bucket is filled while one is on the wire */
-    bool symmetric_memory; /* buckets in memory that all ranks map, where the
-                              communicator has it */
+    bool symmetric_memory; /* stage 3: buckets in memory that all ranks map, so
+                              that peers reduce from where gradients lie: taken
+                              from the reduce communicator at the first seal.
+                              Larger gradients than a bucket lie elsewhere. The
+                              bits are the same */
     bool sync_before_allgather, sync_after_allgather; /* the host waits */
     bool sync_before_reduce, sync_after_reduce;
     tsr_average average;
@@ -89,8 +92,9 @@ typedef struct tsr_zero_options {
     tsr_zero_settings settings;
 } tsr_zero_options;
 
-/* Errors: INVALID_ARGUMENT (options, settings), OUT_OF_MEMORY. Not collective.
- */
+/* Errors: INVALID_ARGUMENT (options, settings); UNSUPPORTED (symmetric_memory
+ * over a communicator without TSR_COMM_SHARED_MEMORY); OUT_OF_MEMORY. Not
+ * collective. */
 TSR_API tsr_status tsr_zero_create(const tsr_zero_options *options,
                                    tsr_zero **out_zero);
 /* Waits for everything enqueued, on the streams that calls were given too, then
@@ -128,10 +132,12 @@ TSR_API tsr_status tsr_zero_update_param_grad_buffer(tsr_zero *zero, int64_t id,
 TSR_API tsr_status tsr_zero_update_param_shard(tsr_zero *zero, int64_t id,
                                                tsr_tensor shard);
 
-/* Checks that all ranks registered alike, with settings alike, and gathers
- * persistent parameters as one group. Implicit at the first collective, and
- * after later registrations. Collective; blocks. Errors: FAILED_PRECONDITION on
- * all ranks, naming the first parameter that differs. */
+/* Checks that all ranks registered alike, with settings alike, takes the memory
+ * of symmetric buckets, and gathers persistent parameters as one group.
+ * Implicit at the first collective, and after later registrations. Collective;
+ * blocks. Errors, on all ranks: FAILED_PRECONDITION naming the first parameter
+ * that differs, or the persistent one whose shard is on the host; those of
+ * tsr_comm_shared_alloc. */
 TSR_API tsr_status tsr_zero_seal(tsr_zero *zero, tsr_stream *stream);
 
 /* Re-registering replaces: it ends the graph's bindings and drops its tensors

@@ -26,6 +26,11 @@ static tsr_status check_options(const tsr_zero_options *options) {
         settings->average > TSR_AVERAGE_NONE)
         return tsr_error(TSR_INVALID_ARGUMENT, "average %d is none of its enum",
                          (int)settings->average);
+    if (settings->symmetric_memory &&
+        !(tsr_comm_capabilities(options->reduce_comm) & TSR_COMM_SHARED_MEMORY))
+        return tsr_error(TSR_UNSUPPORTED,
+                         "symmetric_memory: the ranks of the reduce "
+                         "communicator share no memory");
     return TSR_OK;
 }
 
@@ -101,6 +106,7 @@ void tsr_zero_release(tsr_zero *zero) {
     for (int q = 0; q < ZERO_QUEUES; q++)
         zero_queue_release(&zero->queues[q]);
     zero_spare_release(zero);
+    tsr_comm_shared_free(zero->options.reduce_comm, zero->shared);
     for (int b = 0; b < 2; b++)
         tsr_event_release(zero->buckets[b].reduced);
     for (int i = 0; i < zero->stream_count; i++)

@@ -124,8 +124,10 @@ typedef struct zero_entry {
 } zero_entry;
 
 typedef struct zero_bucket {
-    char *memory; /* NULL: not allocated yet */
-    size_t bytes, used;
+    char *memory; /* being filled: shared or own; NULL: not yet */
+    char *shared; /* of bucket_bytes, in `shared` of the tsr_zero; NULL: none */
+    char *own;    /* (own_bytes) owned; NULL: not allocated yet */
+    size_t own_bytes, used;
     tsr_event *reduced; /* its latest reduce; owned */
     TSR_ARRAY(zero_entry) entries;
 } zero_bucket;
@@ -160,7 +162,8 @@ struct tsr_zero {
     TSR_ARRAY(zero_reload) reloads;
     zero_host *pool; /* buffers of the host's that hold nothing; owned */
     zero_bucket buckets[2];
-    int filling; /* bucket */
+    void *shared; /* symmetric buckets of all ranks; NULL: not taken */
+    int filling;  /* bucket */
     bool sealed, profiling;
     bool last_micro_step; /* the step in hand ends with this backward */
     bool step_open;
@@ -299,6 +302,9 @@ tsr_status zero_flush(tsr_zero *zero);
  * into buckets. */
 tsr_status zero_flush_kept(tsr_zero *zero);
 void zero_kept_release(tsr_zero *zero, zero_param *param);
+/* Takes the memory of symmetric buckets. Collective, blocking; all ranks fail
+ * alike. */
+tsr_status zero_share_buckets(tsr_zero *zero);
 void zero_bucket_release(tsr_zero *zero, zero_bucket *bucket);
 
 #endif

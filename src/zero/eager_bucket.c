@@ -4,7 +4,8 @@
  *   on the wire --[event reduced]--> empty
  *
  * A bucket costs bucket_bytes, or a larger gradient's slot; it is allocated
- * when first used and kept. */
+ * when first used and kept. A symmetric one costs bucket_bytes from the first
+ * seal on, and the largest slot beyond that once there was one. */
 #include "base/half.h"
 #include "zero/eager.h"
 
@@ -91,25 +92,59 @@ static tsr_status fill_slot(tsr_zero *zero, zero_param *param, const void *grad,
     return zero_enqueue_owned(run_fill, task);
 }
 
-/* Room for `bytes`, all of the bucket being free. */
-static tsr_status reserve(tsr_zero *zero, zero_bucket *bucket, size_t bytes) {
-    size_t wanted = zero->options.settings.bucket_bytes;
-    wanted = tsr_round_up(wanted > bytes ? wanted : bytes, 64);
-    if (bucket->memory && bucket->bytes >= wanted)
+/* ---- memory ---- */
+
+static size_t bucket_bytes(const tsr_zero *zero) {
+    return tsr_round_up(zero->options.settings.bucket_bytes, 64);
+}
+
+/* Each rank's buckets begin on a page of their own. */
+tsr_status zero_share_buckets(tsr_zero *zero) {
+    const tsr_zero_settings *settings = &zero->options.settings;
+    size_t count = settings->double_buffer ? 2 : 1, one = bucket_bytes(zero);
+    if (!settings->symmetric_memory || settings->stage < 3 || zero->shared)
         return TSR_OK;
-    if (bucket->memory) {
-        zero->allocator.free(zero->allocator.context, bucket->memory,
-                             bucket->bytes, zero->reduce.stream);
-        zero->held.buckets -= bucket->bytes;
-        bucket->memory = NULL;
+    if (one > SIZE_MAX / 4 / (size_t)zero->world)
+        return tsr_error(TSR_OUT_OF_MEMORY, "buckets of %zu bytes on %d ranks",
+                         one, zero->world);
+    size_t part = tsr_round_up(count * one, 4096);
+    TSR_TRY(tsr_comm_shared_alloc(zero->options.reduce_comm,
+                                  part * (size_t)zero->world, &zero->shared));
+    for (size_t b = 0; b < count; b++)
+        zero->buckets[b].shared =
+            (char *)zero->shared + part * (size_t)zero->rank + b * one;
+    zero->held.buckets += count * one;
+    return TSR_OK;
+}
+
+static tsr_status grow_own(tsr_zero *zero, zero_bucket *bucket, size_t bytes) {
+    if (bucket->own) {
+        zero->allocator.free(zero->allocator.context, bucket->own,
+                             bucket->own_bytes, zero->reduce.stream);
+        zero->held.buckets -= bucket->own_bytes;
+        bucket->own = bucket->memory = NULL;
     }
-    TSR_TRY(zero->allocator.alloc(zero->allocator.context, wanted,
-                                  zero->reduce.stream,
-                                  (void **)&bucket->memory));
-    bucket->bytes = wanted;
-    zero->held.buckets += wanted;
+    TSR_TRY(zero->allocator.alloc(zero->allocator.context, bytes,
+                                  zero->reduce.stream, (void **)&bucket->own));
+    bucket->own_bytes = bytes;
+    zero->held.buckets += bytes;
     /* The memory is ours from here on in the reduce stream's order. */
     return tsr_stream_record(zero->reduce.stream, bucket->reduced);
+}
+
+/* Room for `bytes`, all of the bucket being free. What the shared memory has no
+ * room for lies in private memory, on all ranks alike. */
+static tsr_status reserve(tsr_zero *zero, zero_bucket *bucket, size_t bytes) {
+    size_t one = bucket_bytes(zero);
+    if (bucket->shared && bytes <= one) {
+        bucket->memory = bucket->shared;
+        return TSR_OK;
+    }
+    if (!bucket->own || bucket->own_bytes < one || bucket->own_bytes < bytes)
+        TSR_TRY(grow_own(zero, bucket,
+                         tsr_round_up(one > bytes ? one : bytes, 64)));
+    bucket->memory = bucket->own;
+    return TSR_OK;
 }
 
 void zero_kept_release(tsr_zero *zero, zero_param *param) {
@@ -124,10 +159,10 @@ void zero_kept_release(tsr_zero *zero, zero_param *param) {
 }
 
 void zero_bucket_release(tsr_zero *zero, zero_bucket *bucket) {
-    if (bucket->memory)
-        zero->allocator.free(zero->allocator.context, bucket->memory,
-                             bucket->bytes, zero->reduce.stream);
-    bucket->memory = NULL;
+    if (bucket->own)
+        zero->allocator.free(zero->allocator.context, bucket->own,
+                             bucket->own_bytes, zero->reduce.stream);
+    bucket->memory = bucket->own = bucket->shared = NULL;
     TSR_ARRAY_FREE(&bucket->entries);
 }
 

@@ -217,7 +217,8 @@ static uint64_t hash_param(const zero_param *param) {
 /* Settings that decide which collectives are called, and when. */
 static uint64_t hash_settings(const tsr_zero_settings *settings) {
     uint64_t words[] = {(uint64_t)settings->stage, settings->bucket_bytes,
-                        settings->double_buffer, (uint64_t)settings->average};
+                        settings->double_buffer, (uint64_t)settings->average,
+                        settings->symmetric_memory};
     return XXH3_64bits(words, sizeof words);
 }
 
@@ -243,7 +244,7 @@ static tsr_status compare_heads(tsr_zero *zero, uint64_t *all) {
         if (other[0] != all[0])
             return tsr_error(TSR_FAILED_PRECONDITION,
                              "ranks 0 and %d differ in stage, bucket_bytes, "
-                             "double_buffer or average",
+                             "double_buffer, average or symmetric_memory",
                              r);
         if (other[1] != all[1])
             return tsr_error(TSR_FAILED_PRECONDITION,
@@ -294,6 +295,7 @@ tsr_status tsr_zero_seal(tsr_zero *zero, tsr_stream *stream) {
     if (status == TSR_FAILED_PRECONDITION)
         return status; /* on all ranks */
     TSR_TRY(zero_give_up(zero, status));
+    TSR_TRY(zero_share_buckets(zero));
     if (zero->options.settings.stage == 3)
         TSR_TRY(zero_gather_persistent(zero, stream));
     zero->sealed = true;
