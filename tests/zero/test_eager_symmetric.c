@@ -165,7 +165,7 @@ static void beside_others(rank_context *context) {
     void *mine;
     rank_open(&base, context, &(rank_options){.kind = TSR_STREAM_INLINE});
     CHECK_OK(tsr_comm_shared_alloc(base.gather_comm, 10000, &mine));
-    memset((char *)mine + 5000 * (context->rank % 2), 1, 10);
+    memset((char *)mine + 3000 * context->rank, 1, 10);
     for (int round = 0; round < 12; round++) {
         for (int k = 0; k < 2; k++) {
             tsr_zero_options options = {
