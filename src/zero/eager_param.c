@@ -151,6 +151,7 @@ static tsr_status replace_param(tsr_zero *zero, zero_param *param,
                          "of it waits to be reduced",
                          (long long)param->desc.id);
     TSR_TRY(zero_check_resident(param));
+    zero->sealed = false;
     zero_kept_release(zero, param);
     zero_host_drop(zero, param);
     param->desc = described->desc;
@@ -171,7 +172,6 @@ tsr_status tsr_zero_register_param(tsr_zero *zero, const tsr_zero_param *desc,
         param = zero->params.data[index];
     else
         TSR_TRY(add_param(zero, desc->id, &param));
-    zero->sealed = false;
     TSR_TRY(replace_param(zero, param, &described));
     return zero_grad_within(zero, param, stream);
 }

@@ -16,10 +16,8 @@ static tsr_status join_gradients(tsr_zero *zero, tsr_stream *stream) {
     return zero_join(zero, stream, &zero->reduce);
 }
 
-/* Zeroes the gradient buffers that this step did not write, after their readers
- * on `stream`. */
-static tsr_status zero_unreduced(tsr_zero *zero, tsr_stream *stream) {
-    TSR_TRY(zero_after(zero, zero->reduce.stream, stream));
+/* Zeroes the gradient buffers that this step did not write. */
+static tsr_status zero_unreduced(tsr_zero *zero) {
     for (size_t p = 0; p < zero->params.count; p++) {
         zero_param *param = zero->params.data[p];
         if (param->reduced)
@@ -37,11 +35,15 @@ tsr_status tsr_zero_wait_grads_copied(tsr_zero *zero, tsr_stream *stream) {
 tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream) {
     if (zero->profiling)
         return TSR_OK;
-    if (zero->last_micro_step)
+    if (zero->last_micro_step) {
+        /* Buffers are written that no call since their readers on `stream`
+         * was about. */
+        TSR_TRY(zero_after(zero, zero->reduce.stream, stream));
         TSR_TRY(zero_flush_kept(zero));
+    }
     TSR_TRY(zero_flush(zero));
     if (zero->last_micro_step) {
-        TSR_TRY(zero_unreduced(zero, stream));
+        TSR_TRY(zero_unreduced(zero));
         /* The shards are written next: their readers come first. */
         TSR_TRY(zero_join(zero, stream, &zero->gather));
         zero->step_open = false;
