@@ -25,7 +25,7 @@ class Run:
         self.shards = tuple(int(row[1]) for row in rows)
         self.norms = [float(row[2]) for row in rows]
         # Each line of the table: (what, layer, shards, gathered, buckets, host, lent).
-        table = re.findall(r"^  (\S.*?) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", self.out, re.M)
+        table = re.findall(r"^ {2,}(\S.*?) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$", self.out, re.M)
         self.table = [(row[0], *map(int, row[1:])) for row in table]
 
 
