@@ -4,15 +4,15 @@
  *
  * No graph and no plan: the program itself computes, in plain C, a network of
  * four layers that learns functions of seven numbers. The runtime keeps every
- * parameter, gradient and optimizer state sharded over the ranks, which are
+ * parameter, gradient and momentum sharded over the ranks, which are
  * processes here, and moves memory to the host and back:
  *
  *     forward     gather a layer's weights -> compute -> release
  *                 what backward will need goes to the host
  *     backward    it comes back; gather -> compute -> release
  *                 reduce: each rank receives its shard of the gradients
- *     update      AdamW on shards; gathered copies are stale from then on
- *                 a shard rests on the host until the next step
+ *     update      momentum and weights, by shard; gathered copies are stale
+ * from then on a shard rests on the host until the next step
  *
  * Any number of ranks computes the same, but for rounding. */
 #include <math.h>
@@ -100,7 +100,7 @@ static int64_t bias_id(int layer) { return ids[2 * layer + 1]; }
 typedef struct param {
     tsr_type type; /* of the whole parameter */
     int64_t count;
-    float *weights, *grad, *exp_avg, *exp_avg_sq;
+    float *weights, *grad, *momentum;
 } param;
 
 static void *weights_address(void *context) {
@@ -138,8 +138,8 @@ static param make_param(int64_t id, int rank, int world) {
         p.type = (tsr_type){TSR_F32, 1, {out}};
     int64_t numel = tsr_type_count(&p.type);
     p.count = (numel + world - 1) / world;
-    float **arrays[] = {&p.weights, &p.grad, &p.exp_avg, &p.exp_avg_sq};
-    for (int i = 0; i < 4; i++)
+    float **arrays[] = {&p.weights, &p.grad, &p.momentum};
+    for (int i = 0; i < 3; i++)
         *arrays[i] = allocate((size_t)p.count * sizeof(float));
     for (int64_t i = 0; i < p.count && !bias; i++) { /* biases begin at 0 */
         int64_t at = rank * p.count + i;
@@ -406,18 +406,12 @@ static void backward(rank *self, float *dy) {
 
 /* ---- update ---- */
 
-/* AdamW without weight decay, at a falling rate: on a shard, with the moments
- * of that shard. */
-static void adam(param *p, int step) {
-    const float rate = 1e-2f * (float)(STEPS + 1 - step) / STEPS;
-    const float beta1 = 0.9f, beta2 = 0.99f, eps = 1e-8f;
-    float correct1 = 1 - powf(beta1, (float)step);
-    float correct2 = 1 - powf(beta2, (float)step);
+/* Nesterov's momentum, at a falling rate. */
+static void update(param *p, int step) {
+    const float rate = 0.2f * (float)(STEPS + 1 - step) / STEPS, keep = 0.9f;
     for (int64_t i = 0; i < p->count; i++) {
-        float g = p->grad[i], *m = &p->exp_avg[i], *v = &p->exp_avg_sq[i];
-        *m = beta1 * *m + (1 - beta1) * g;
-        *v = beta2 * *v + (1 - beta2) * g * g;
-        p->weights[i] -= rate * (*m / correct1) / (sqrtf(*v / correct2) + eps);
+        p->momentum[i] = keep * p->momentum[i] + p->grad[i];
+        p->weights[i] -= rate * (p->grad[i] + keep * p->momentum[i]);
     }
 }
 
@@ -431,7 +425,7 @@ static float train_step(rank *self, int step) {
     backward(self, y);
     tell(self, "backward ended", 0);
     for (int id = 0; id < PARAMS; id++)
-        adam(&self->params[id], step);
+        update(&self->params[id], step);
     CHECK(tsr_zero_weights_changed(self->zero, ids, PARAMS, self->stream));
     CHECK(tsr_zero_offload_parameter(self->zero, RESTS, self->stream));
     CHECK(tsr_zero_synchronize(self->zero)); /* only so that `tell` is exact */
@@ -490,9 +484,9 @@ static void finish(rank *self) {
     }
     for (int id = 0; id < PARAMS; id++) {
         param *p = &self->params[id];
-        void *arrays[] = {p->weights, p->grad, p->exp_avg, p->exp_avg_sq};
-        for (int i = 0; i < 4; i++)
-            free(arrays[i]);
+        free(p->weights);
+        free(p->grad);
+        free(p->momentum);
     }
     free(self->x);
     free(self->target);
@@ -518,7 +512,7 @@ static bool run(tsr_bootstrap *bootstrap) {
     tsr_kernel_table_release(kernels);
     if (self.rank == 0)
         printf("\n%d processes trained one model; each held 1/%d of its "
-               "weights, gradients and moments.\n"
+               "weights, gradients and momentum.\n"
                "Of %zu bytes of weights, at most %zu were whole at once.\n"
                "All memory lent to the runtime came back. "
                "Loss %.6f -> %.6f\n",

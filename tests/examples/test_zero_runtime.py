@@ -40,7 +40,7 @@ class ZeroRuntime(unittest.TestCase):
         self.assertLess(alone.losses[-1], alone.losses[0] / 50)
         for ranks in (2, 3, 8):
             for mine, other in zip(self.runs[ranks].losses + self.runs[ranks].norms, alone.losses + alone.norms, strict=True):
-                self.assertTrue(math.isclose(mine, other, rel_tol=1e-4, abs_tol=2e-6), f"{ranks} ranks: {mine}, alone {other}")
+                self.assertTrue(math.isclose(mine, other, rel_tol=2e-5, abs_tol=2e-6), f"{ranks} ranks: {mine}, alone {other}")
 
     def test_shards(self):
         for ranks, found in self.runs.items():
