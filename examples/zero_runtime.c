@@ -540,6 +540,7 @@ int main(int argc, char **argv) {
         if (children[r] == 0) {
             tsr_bootstrap *bootstrap;
             CHECK(tsr_bootstrap_create_forked(group, r, &bootstrap));
+            tsr_fork_group_release(group); /* this process's copy */
             good = run(bootstrap);
             tsr_bootstrap_release(bootstrap);
             return good ? 0 : EXIT_FAILURE;
