@@ -3,6 +3,12 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 install(TARGETS tessera_cli RUNTIME)
+# Modules opened at run time: in lib/tessera whatever the library's folder is called, where program and library look.
+foreach(module tessera_mpi_openmpi tessera_mpi_mpich)
+    if(TARGET ${module})
+        install(TARGETS ${module} LIBRARY DESTINATION lib/tessera)
+    endif()
+endforeach()
 install(DIRECTORY include/tessera TYPE INCLUDE FILES_MATCHING PATTERN "*.h")
 
 # Two exports, so that a program that links the shared library needs neither jansson nor xxHash to be developed against.

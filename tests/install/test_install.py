@@ -123,8 +123,15 @@ class Installed(unittest.TestCase):
             "--data", text, "--out", out)
         self.assertIn("step-3", os.listdir(out))
 
-    def test_modules_are_found(self):
-        """oneDNN, which the library opens at run time."""
+    def test_modules_are_installed(self):
+        """Every module that was built lies where program and library look."""
+        built = glob.glob(os.path.join(BUILD, "lib", "tessera", "*.so"))
+        if not built:
+            self.skipTest("this build has no modules")
+        for module in built:
+            self.assertTrue(os.path.exists(os.path.join(self.prefix, "lib", "tessera", os.path.basename(module))), module)
+
+    def test_onednn_is_found(self):
         try:
             ctypes.CDLL("libdnnl.so.2")
         except OSError:
