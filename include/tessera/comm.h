@@ -39,8 +39,8 @@ TSR_API tsr_status tsr_bootstrap_create_threads(int world,
 
 /* `world` ranks that will be forked from this process. Before forking:
  * tsr_fork_group_create. In child r: tsr_bootstrap_create_forked(group, r),
- * which closes what other ranks own. In the parent afterwards: release the
- * group. */
+ * which closes what other ranks own. The parent, once all are forked, and each
+ * child release their copy of the group afterwards. */
 typedef struct tsr_fork_group tsr_fork_group;
 TSR_API tsr_status tsr_fork_group_create(int world, tsr_fork_group **out_group);
 TSR_API void tsr_fork_group_release(tsr_fork_group *group); /* takes NULL */
