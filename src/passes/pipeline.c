@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "graph/graph.h"
+#include "passes/prefetch.h"
 #include "tessera/passes.h"
 
 static tsr_status check_rows(const tsr_pass *const *passes, size_t pass_count) {
@@ -61,6 +62,20 @@ const tsr_pass *tsr_pass_differentiate(void) {
     return &pass;
 }
 
+/* Only layout gives spaces a size. */
+static bool over_budget(const tsr_plan *plan) {
+    return plan->target.memory > 0 &&
+           tsr_plan_rank_bytes(plan) > plan->target.memory;
+}
+
+/* Packed, a plan that gathers ahead may need more than the budget: then the one
+ * that does not is what there is. */
+static tsr_status place_without_prefetch(tsr_plan *plan) {
+    TSR_TRY(tsr_prefetch(plan, 0));
+    TSR_TRY(tsr_pass_layout()->run(plan, NULL));
+    return tsr_plan_verify(plan, TSR_STAGE_PLACED);
+}
+
 static tsr_status compile(tsr_graph *graph, const tsr_target *target,
                           const tsr_pass *const *passes, size_t pass_count,
                           const tsr_training *training, tsr_plan **out_plan) {
@@ -68,6 +83,9 @@ static tsr_status compile(tsr_graph *graph, const tsr_target *target,
     *out_plan = NULL;
     TSR_TRY(tsr_plan_create(graph, target, &plan));
     tsr_status status = tsr_pipeline_run(plan, passes, pass_count, training);
+    if (status == TSR_OUT_OF_MEMORY && over_budget(plan) &&
+        !plan->target.gather_alias)
+        status = place_without_prefetch(plan);
     if (status != TSR_OK)
         tsr_plan_release(plan);
     else
@@ -80,7 +98,8 @@ tsr_status tsr_compile_training(tsr_graph *graph, const tsr_target *target,
                                 tsr_plan **out_plan) {
     const tsr_pass *passes[] = {tsr_pass_differentiate(), tsr_pass_shard(),
                                 tsr_pass_update(),        tsr_pass_repeat(),
-                                tsr_pass_schedule(),      tsr_pass_layout()};
+                                tsr_pass_schedule(),      tsr_pass_prefetch(),
+                                tsr_pass_layout()};
     return compile(graph, target, passes, sizeof passes / sizeof *passes,
                    training, out_plan);
 }
@@ -88,7 +107,7 @@ tsr_status tsr_compile_training(tsr_graph *graph, const tsr_target *target,
 tsr_status tsr_compile_forward(tsr_graph *graph, const tsr_target *target,
                                tsr_plan **out_plan) {
     const tsr_pass *passes[] = {tsr_pass_shard(), tsr_pass_schedule(),
-                                tsr_pass_layout()};
+                                tsr_pass_prefetch(), tsr_pass_layout()};
     return compile(graph, target, passes, sizeof passes / sizeof *passes, NULL,
                    out_plan);
 }
