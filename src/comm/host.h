@@ -127,6 +127,8 @@ typedef struct tsr_host_group {
     int rank, world;
     bool one_address_space;
     int64_t timeout_ns, spin_ns;
+    double wire_bytes_per_s; /* injected; 0: no limit */
+    int64_t wire_latency_ns;
     tsr_host_control *root; /* the first communicator's; mapped */
     size_t control_bytes;
     _Atomic(char *) segment; /* tsr_comm_shared_alloc's; set once */
@@ -212,6 +214,12 @@ void tsr_host_call_end(tsr_host_comm *comm, tsr_host_op op, uint64_t sequence);
 /* ---- host_collectives.c ---- */
 
 tsr_status tsr_host_collective_run(const tsr_host_call *call);
+
+/* ---- host_wire.c ---- */
+
+/* Sleeps for as long as the injected wire takes for the call that has just run.
+ * Errors: the group's failure. */
+tsr_status tsr_host_wire(const tsr_host_call *call);
 
 /* ---- host_segment.c: memory that all ranks map ---- */
 

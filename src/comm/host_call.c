@@ -60,6 +60,8 @@ static tsr_status run(void *context) {
     } else {
         record(comm, op, sequence, true);
         status = tsr_host_collective_run(call);
+        if (status == TSR_OK)
+            status = tsr_host_wire(call);
         record(comm, op, sequence, false);
     }
     finish(comm, sequence);

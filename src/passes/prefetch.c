@@ -64,8 +64,7 @@ static tsr_status add_gather(prefetcher *self, int32_t n, int32_t section) {
     for (int32_t i = 0; i < node->outputs.count; i++) {
         tsr_value_id copy = tsr_outputs_of(graph, node)[i];
         self->gather_of[copy.index] = (int32_t)self->gathers.count;
-        made.bytes +=
-            tsr_storage_bytes(self->plan, tsr_value_of(graph, copy));
+        made.bytes += tsr_storage_bytes(self->plan, tsr_value_of(graph, copy));
     }
     TSR_TRY(TSR_ARRAY_RESERVE(&self->gathers, 1));
     TSR_ARRAY_PUSH(&self->gathers, made);
@@ -163,9 +162,9 @@ static void move_up(prefetcher *self, size_t g, size_t first) {
     ahead *gather = &self->gathers.data[g];
     int32_t end = upper_end(self, g, first);
     while (gather->before > end &&
-           (!self->alive || (gather->bytes <= self->room &&
-                             self->alive[gather->before - 1] <=
-                                 self->room - gather->bytes))) {
+           (!self->alive ||
+            (gather->bytes <= self->room &&
+             self->alive[gather->before - 1] <= self->room - gather->bytes))) {
         gather->before--;
         if (self->alive)
             self->alive[gather->before] += gather->bytes;
@@ -203,8 +202,7 @@ static tsr_status write_order(prefetcher *self) {
                 &self->rewrite,
                 &graph->nodes.data[self->gathers.data[g].node]));
         if (!tsr_node_is(graph, &graph->nodes.data[n], "gather"))
-            TSR_TRY(
-                tsr_rewrite_keep(&self->rewrite, &graph->nodes.data[n]));
+            TSR_TRY(tsr_rewrite_keep(&self->rewrite, &graph->nodes.data[n]));
     }
     return TSR_OK;
 }
@@ -246,12 +244,11 @@ static tsr_status run(tsr_plan *plan, const tsr_training *training) {
 }
 
 const tsr_pass *tsr_pass_prefetch(void) {
-    static const tsr_pass pass = {.name = "prefetch",
-                                  .requires_ =
-                                      TSR_HAS_SHARDS | TSR_HAS_SCHEDULE,
-                                  .provides = TSR_HAS_PREFETCH,
-                                  .conflicts =
-                                      TSR_HAS_PREFETCH | TSR_HAS_LAYOUT,
-                                  .run = run};
+    static const tsr_pass pass = {
+        .name = "prefetch",
+        .requires_ = TSR_HAS_SHARDS | TSR_HAS_SCHEDULE,
+        .provides = TSR_HAS_PREFETCH,
+        .conflicts = TSR_HAS_PREFETCH | TSR_HAS_LAYOUT,
+        .run = run};
     return &pass;
 }

@@ -55,7 +55,8 @@ static tsr_status place_declared(tsr_storages *self) {
 
 /* ---- storages ---- */
 
-static tsr_status new_storage(tsr_storages *self, int32_t value, tsr_storage made) {
+static tsr_status new_storage(tsr_storages *self, int32_t value,
+                              tsr_storage made) {
     TSR_TRY(TSR_ARRAY_RESERVE(&self->all, 1));
     for (int s = 0; s < TSR_STREAM_CLASSES; s++)
         made.touched[s] = -1;
@@ -79,8 +80,7 @@ size_t tsr_storage_bytes(const tsr_plan *plan, const tsr_value *value) {
     const tsr_target *target = &plan->target;
     size_t bytes = tsr_type_bytes(&value->type);
     if (value->role == TSR_ROLE_GATHERED) {
-        const tsr_param *param =
-            tsr_graph_param_at(plan->graph, value->param);
+        const tsr_param *param = tsr_graph_param_at(plan->graph, value->param);
         bytes = (size_t)tsr_shard_count(param, target->world) *
                 (size_t)target->world * tsr_dtype_bytes(value->type.dtype);
     }
@@ -133,19 +133,18 @@ static tsr_status assign_output(tsr_storages *self, const tsr_order *order,
         TSR_TRY(new_storage(
             self, id.index,
             (tsr_storage){.space = TSR_SPACE_WEIGHTS,
-                      .fixed = true,
-                      .first = n,
-                      .offset = self->param_offset[value->param.index]}));
+                          .fixed = true,
+                          .first = n,
+                          .offset = self->param_offset[value->param.index]}));
     } else {
         TSR_TRY(new_storage(
             self, id.index,
             (tsr_storage){.space = space_of(value),
-                      .first = n,
-                      .last = n,
-                      .bytes = tsr_storage_bytes(self->plan, value)}));
+                          .first = n,
+                          .last = n,
+                          .bytes = tsr_storage_bytes(self->plan, value)}));
     }
-    self->all.data[self->storage_of[id.index]].pending +=
-        self->reads[id.index];
+    self->all.data[self->storage_of[id.index]].pending += self->reads[id.index];
     touch(self, id, n);
     return TSR_OK;
 }
@@ -160,11 +159,11 @@ static tsr_status find_storages(tsr_storages *self) {
             self->reads[tsr_inputs_of(graph, &graph->nodes.data[n])[i].index]++;
     for (size_t v = 0; v < graph->values.count; v++)
         if (graph->values.data[v].producer.index < 0)
-            TSR_TRY_GOTO(
-                new_storage(self, (int32_t)v,
-                            (tsr_storage){.space = graph->values.data[v].space,
-                                      .fixed = true,
-                                      .offset = graph->values.data[v].offset}));
+            TSR_TRY_GOTO(new_storage(
+                self, (int32_t)v,
+                (tsr_storage){.space = graph->values.data[v].space,
+                              .fixed = true,
+                              .offset = graph->values.data[v].offset}));
     for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++) {
         const tsr_node *node = &graph->nodes.data[n];
         tsr_order_push(&order);

@@ -20,24 +20,24 @@ typedef struct tsr_storage {
 
 /* All of a scheduled plan; zero-initialise. */
 typedef struct tsr_storages {
-    tsr_plan *plan;   /* borrowed */
-    tsr_graph *graph; /* the plan's */
-    size_t *param_offset; /* (params) in WEIGHTS */
-    int32_t *storage_of;  /* (values) */
-    int32_t *reads;       /* (values) how often nodes read it */
+    tsr_plan *plan;             /* borrowed */
+    tsr_graph *graph;           /* the plan's */
+    size_t *param_offset;       /* (params) in WEIGHTS */
+    int32_t *storage_of;        /* (values) */
+    int32_t *reads;             /* (values) how often nodes read it */
     TSR_ARRAY(tsr_storage) all; /* in the order of their first nodes */
 } tsr_storages;
 
 /* Gives weights and declared values their places, finds the workspaces of
- * kernels and all storages. Writes places, spaces' sizes and workspaces into the
- * plan; release what `self` then holds also on failure. */
+ * kernels and all storages. Writes places, spaces' sizes and workspaces into
+ * the plan; release what `self` then holds also on failure. */
 tsr_status tsr_storages_find(tsr_plan *plan, tsr_storages *self);
 void tsr_storages_release(tsr_storages *self);
 
 /* The node up to which a storage stays: the last that touches it; when that one
- * runs on another stream than compute, a little longer: to the next node of that
- * stream, so that compute need not wait for it at once (the double buffer of
- * gradients on the wire). */
+ * runs on another stream than compute, a little longer: to the next node of
+ * that stream, so that compute need not wait for it at once (the double buffer
+ * of gradients on the wire). */
 int32_t tsr_storage_kept_until(const tsr_storages *self, const tsr_storage *at,
                                int32_t section_end);
 
