@@ -47,7 +47,8 @@ tsr_status tsr_host_wire(const tsr_host_call *call) {
         span += received_bytes(call) / group->wire_bytes_per_s * 1e9;
     if (span < 1)
         return TSR_OK;
-    int64_t end = tsr_os_now_ns() + (span < 4e18 ? (int64_t)span : (int64_t)4e18);
+    int64_t end =
+        tsr_os_now_ns() + (span < 4e18 ? (int64_t)span : (int64_t)4e18);
     for (int64_t left; (left = end - tsr_os_now_ns()) > 0;) {
         TSR_TRY(tsr_host_failure(call->comm->group, NULL));
         sleep_ns(left < NAP_NS ? left : NAP_NS);

@@ -62,17 +62,35 @@ const tsr_pass *tsr_pass_differentiate(void) {
     return &pass;
 }
 
+/* Layouts beyond the first for a plan whose packing wastes. The first has the
+ * excess taken off, so that a second or third seldom comes. */
+#define PREFETCH_TRIES 4
+
 /* Only layout gives spaces a size. */
 static bool over_budget(const tsr_plan *plan) {
     return plan->target.memory > 0 &&
            tsr_plan_rank_bytes(plan) > plan->target.memory;
 }
 
-/* Packed, a plan that gathers ahead may need more than the budget: then the one
- * that does not is what there is. */
-static tsr_status place_without_prefetch(tsr_plan *plan) {
-    TSR_TRY(tsr_prefetch(plan, 0));
-    TSR_TRY(tsr_pass_layout()->run(plan, NULL));
+static tsr_status place_again(tsr_plan *plan, int depth, size_t memory) {
+    TSR_TRY(tsr_prefetch(plan, 0, 0));
+    if (depth > 0)
+        TSR_TRY(tsr_prefetch(plan, depth, memory));
+    return tsr_pass_layout()->run(plan, NULL);
+}
+
+/* Packed, a plan that gathers ahead needs more than the budget, although its
+ * live bytes do not: they get less room, and in the end gathers stay at their
+ * waits. */
+static tsr_status prefetch_less(tsr_plan *plan) {
+    size_t budget = plan->target.memory, memory = budget;
+    for (int i = 0; i < PREFETCH_TRIES && over_budget(plan); i++) {
+        size_t excess = tsr_plan_rank_bytes(plan) - budget;
+        memory -= excess < memory ? excess : memory - 1;
+        TSR_TRY(place_again(plan, plan->target.prefetch, memory));
+    }
+    if (over_budget(plan))
+        TSR_TRY(place_again(plan, 0, 0));
     return tsr_plan_verify(plan, TSR_STAGE_PLACED);
 }
 
@@ -84,8 +102,8 @@ static tsr_status compile(tsr_graph *graph, const tsr_target *target,
     TSR_TRY(tsr_plan_create(graph, target, &plan));
     tsr_status status = tsr_pipeline_run(plan, passes, pass_count, training);
     if (status == TSR_OUT_OF_MEMORY && over_budget(plan) &&
-        !plan->target.gather_alias)
-        status = place_without_prefetch(plan);
+        tsr_prefetches(&plan->target))
+        status = prefetch_less(plan);
     if (status != TSR_OK)
         tsr_plan_release(plan);
     else

@@ -111,9 +111,32 @@ static tsr_status find_gathers(prefetcher *self) {
 
 /* ---- the budget ---- */
 
+/* A copy counts up to its release: how far layout keeps it beyond that, for the
+ * gather after it, is seen when that one moves. The last one's no other moves.
+ */
+static void end_at_releases(prefetcher *self, const tsr_storages *storages) {
+    const tsr_graph *graph = self->graph;
+    for (size_t g = 0; g < self->gathers.count; g++) {
+        int32_t n = self->gathers.data[g].node,
+                section_end = tsr_section_end(graph, n);
+        if (g + 1 == self->gathers.count ||
+            self->gathers.data[g + 1].node >= section_end)
+            continue;
+        const tsr_node *node = &graph->nodes.data[n];
+        for (int32_t i = 0; i < node->outputs.count; i++) {
+            tsr_value_id copy = tsr_graph_outputs(graph, node)[i];
+            const tsr_storage *at =
+                &storages->all.data[storages->storage_of[copy.index]];
+            int32_t until = tsr_storage_kept_until(storages, at, section_end);
+            for (int32_t m = at->last + 1; m <= until; m++)
+                self->alive[m] -= at->bytes;
+        }
+    }
+}
+
 /* What layout will count, in the order of nodes as it is now. Places are
  * layout's to give: what finding the storages left in the plan goes. */
-static tsr_status measure(prefetcher *self) {
+static tsr_status measure(prefetcher *self, size_t memory) {
     tsr_plan *plan = self->plan;
     size_t most_grads = 0, nodes = self->graph->nodes.count, fixed;
     tsr_status status = TSR_OK;
@@ -127,8 +150,9 @@ static tsr_status measure(prefetcher *self) {
     plan->bytes[TSR_SPACE_GRADS] = most_grads;
     plan->bytes[TSR_SPACE_TRANSIENT] = 0;
     fixed = tsr_plan_rank_bytes(plan);
-    self->room = plan->target.memory > fixed ? plan->target.memory - fixed : 0;
+    self->room = memory > fixed ? memory - fixed : 0;
     tsr_storages_alive(&storages, TSR_SPACE_TRANSIENT, self->alive);
+    end_at_releases(self, &storages);
 done:
     memset(plan->bytes, 0, sizeof plan->bytes);
     for (size_t v = 0; v < self->graph->values.count; v++) {
@@ -158,17 +182,36 @@ static int32_t upper_end(const prefetcher *self, size_t g, size_t first) {
     return soonest > place ? soonest : place;
 }
 
+static bool fits(const prefetcher *self, int32_t n, size_t bytes) {
+    return !self->alive ||
+           (bytes <= self->room && self->alive[n] <= self->room - bytes);
+}
+
+static void add_alive(prefetcher *self, int32_t first, int32_t end,
+                      size_t bytes) {
+    for (int32_t n = first; self->alive && n < end; n++)
+        self->alive[n] += bytes;
+}
+
+/* Where it stops, the copies of the gather before it are alive too (layout
+ * keeps them until then), but not on nodes that it passes and that come after
+ * their release. */
 static void move_up(prefetcher *self, size_t g, size_t first) {
     ahead *gather = &self->gathers.data[g];
+    const ahead *previous = g > first ? gather - 1 : NULL;
     int32_t end = upper_end(self, g, first);
-    while (gather->before > end &&
-           (!self->alive ||
-            (gather->bytes <= self->room &&
-             self->alive[gather->before - 1] <= self->room - gather->bytes))) {
-        gather->before--;
-        if (self->alive)
-            self->alive[gather->before] += gather->bytes;
+    for (int32_t n = gather->node; n > end && fits(self, n - 1, gather->bytes);
+         n--) {
+        size_t bytes = gather->bytes;
+        if (previous && n > previous->release + 1)
+            bytes += previous->bytes;
+        if (fits(self, n - 1, bytes))
+            gather->before = n - 1;
     }
+    add_alive(self, gather->before, gather->node, gather->bytes);
+    if (previous)
+        add_alive(self, previous->release + 1, gather->before + 1,
+                  previous->bytes);
 }
 
 static void move_all_up(prefetcher *self) {
@@ -207,7 +250,7 @@ static tsr_status write_order(prefetcher *self) {
     return TSR_OK;
 }
 
-tsr_status tsr_prefetch(tsr_plan *plan, int depth) {
+tsr_status tsr_prefetch(tsr_plan *plan, int depth, size_t memory) {
     tsr_status status = TSR_OK;
     tsr_graph *graph = plan->graph;
     prefetcher self = {.plan = plan,
@@ -217,8 +260,8 @@ tsr_status tsr_prefetch(tsr_plan *plan, int depth) {
     TSR_TRY_GOTO(tsr_alloc(graph->values.count, sizeof *self.gather_of,
                            (void **)&self.gather_of));
     TSR_TRY_GOTO(find_gathers(&self));
-    if (depth > 0 && plan->target.memory > 0)
-        TSR_TRY_GOTO(measure(&self));
+    if (depth > 0 && memory > 0)
+        TSR_TRY_GOTO(measure(&self, memory));
     if (depth > 0)
         move_all_up(&self);
     else
@@ -235,12 +278,16 @@ done:
     return status;
 }
 
+bool tsr_prefetches(const tsr_target *target) {
+    return !target->gather_alias && target->world > 1 && target->prefetch > 0;
+}
+
 static tsr_status run(tsr_plan *plan, const tsr_training *training) {
     const tsr_target *target = &plan->target;
     (void)training;
-    return target->gather_alias || target->world == 1 || target->prefetch < 0
-               ? TSR_OK
-               : tsr_prefetch(plan, target->prefetch);
+    return tsr_prefetches(target)
+               ? tsr_prefetch(plan, target->prefetch, target->memory)
+               : TSR_OK;
 }
 
 const tsr_pass *tsr_pass_prefetch(void) {

@@ -1,6 +1,6 @@
 /* The latest step of all ranks in the Trace Event format (JSON Object Format;
- * Chrome, "Trace Event Format", 2016), which Perfetto opens: a process a rank, a
- * thread a stream, a complete event a node.
+ * Chrome, "Trace Event Format", 2016), which Perfetto opens: a process a rank,
+ * a thread a stream, a complete event a node.
  *
  * Each rank sends its times in one flat list:
  *
@@ -49,13 +49,12 @@ static tsr_status collect(timeline *self, const tsr_trainer *trainer) {
     for (int k = 1; k < micro_steps; k++)
         TSR_TRY(add_section(self, TSR_MICRO_NEXT, micro_steps - 1 - k, k));
     TSR_TRY(add_section(self, TSR_UPDATE, 0, -1));
-    TSR_TRY(tsr_alloc(self->slots.count, sizeof *self->mine,
-                      (void **)&self->mine));
+    TSR_TRY(
+        tsr_alloc(self->slots.count, sizeof *self->mine, (void **)&self->mine));
     TSR_TRY(tsr_alloc(self->slots.count * (size_t)self->world,
                       sizeof *self->all, (void **)&self->all));
     for (size_t i = 0; i < self->slots.count; i++)
-        if (!tsr_executor_node_time(trainer->executor,
-                                    self->slots.data[i].node,
+        if (!tsr_executor_node_time(trainer->executor, self->slots.data[i].node,
                                     self->slots.data[i].back, &self->mine[i]))
             self->mine[i] = (tsr_node_time){-1, -1};
     return TSR_OK;
@@ -75,9 +74,9 @@ static void find_begin(timeline *self) {
 /* Writes one element of the list. event: consumed; NULL: it could not be made.
  */
 static tsr_status write_event(FILE *file, json_t *event, bool *first) {
-    char *text =
-        event ? json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(12))
-              : NULL;
+    char *text = event
+                     ? json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(12))
+                     : NULL;
     json_decref(event);
     if (!text)
         return tsr_error(TSR_OUT_OF_MEMORY,
@@ -166,9 +165,9 @@ tsr_status tsr_trainer_write_timeline(tsr_trainer *trainer, const char *path) {
         return tsr_error(TSR_FAILED_PRECONDITION,
                          "the trainer was made without a timeline");
     TSR_TRY_GOTO(tsr_trainer_agree(trainer, collect(&self, trainer)));
-    TSR_TRY_GOTO(tsr_bootstrap_exchange(
-        trainer->bootstrap, self.mine, self.slots.count * sizeof *self.mine,
-        self.all, trainer->options.timeout_ms));
+    TSR_TRY_GOTO(tsr_bootstrap_exchange(trainer->bootstrap, self.mine,
+                                        self.slots.count * sizeof *self.mine,
+                                        self.all, trainer->options.timeout_ms));
     find_begin(&self);
     status = tsr_trainer_agree(
         trainer, trainer->rank == 0 ? write_file(&self, path) : TSR_OK);
