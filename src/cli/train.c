@@ -381,6 +381,15 @@ static tsr_status write_plan(const tsr_plan *plan, const char *path) {
     return TSR_OK;
 }
 
+/* It is written at the end; that it can be is known before. */
+static tsr_status check_timeline(const char *path) {
+    FILE *file = fopen(path, "a");
+    if (!file || fclose(file) != 0)
+        return tsr_error(TSR_IO, "--timeline %s cannot be written: %s", path,
+                         strerror(errno));
+    return TSR_OK;
+}
+
 static tsr_status open_job(train_job *self) {
     const train_flags *flags = &self->flags;
     if (flags->data.count == 0)
@@ -405,6 +414,8 @@ static tsr_status open_job(train_job *self) {
         TSR_TRY(open_out(self));
     if (flags->metrics)
         TSR_TRY(metrics_open(flags->metrics, flags->resume, &self->metrics));
+    if (flags->timeline)
+        TSR_TRY(check_timeline(flags->timeline));
     return flags->print_plan ? write_plan(self->session.plan, flags->print_plan)
                              : TSR_OK;
 }

@@ -102,8 +102,7 @@ static void check_depth(const tsr_plan *plan, int depth) {
             bool behind_release =
                 g > (size_t)depth &&
                 groups[g - (size_t)depth - 1].release == above;
-            CHECK(behind_release || g == 0 ||
-                  groups[g - 1].gather == above);
+            CHECK(behind_release || g == 0 || groups[g - 1].gather == above);
         }
     }
 }
@@ -143,9 +142,8 @@ static void check_same(const tsr_plan *a, const tsr_plan *b) {
 /* Aliases move nothing, and one rank has nobody to get bytes from. */
 static void test_nothing_to_do(void) {
     for (int alias = 0; alias < 2; alias++) {
-        tsr_target target = {.world = alias ? 2 : 1,
-                             .shared = alias,
-                             .gather_alias = alias};
+        tsr_target target = {
+            .world = alias ? 2 : 1, .shared = alias, .gather_alias = alias};
         tsr_plan *with, *without;
         CHECK_OK(compile_gpt(3, &target, &with));
         target.prefetch = -1;

@@ -1,8 +1,9 @@
-/* Gathers that copy run while the group before them computes. No timing decides:
- * the last kernel of each group does not end before the next group's gather has
- * begun on its rank. Were that gather held up by this group, neither would go on
- * (and the test says so after a while). The recorded times then show the order.
- * Bits are those of the weights used in place, without any of this. */
+/* Gathers that copy run while the group before them computes. No timing
+ * decides: the last kernel of each group does not end before the next group's
+ * gather has begun on its rank. Were that gather held up by this group, neither
+ * would go on (and the test says so after a while). The recorded times then
+ * show the order. Bits are those of the weights used in place, without any of
+ * this. */
 #include "runs.h"
 
 #include "comm/host.h"
@@ -13,8 +14,8 @@
 
 enum { MOST_GROUPS = 32, MOST_KERNELS = 2048 };
 
-/* The gathers of one section in their order, with the last kernel that uses what
- * they bring. */
+/* The gathers of one section in their order, with the last kernel that uses
+ * what they bring. */
 typedef struct group {
     int32_t gather, wait, kernel, release;
 } group;
@@ -69,7 +70,8 @@ static int64_t waits_for[MOST_KERNELS];
 static int64_t kernels_a_step, gathers_a_step;
 
 static void wait_for_gather(const rank_kernels *self, uint64_t sequence) {
-    const tsr_host_line *line = &self->comm->control->lines[self->comm->base.rank];
+    const tsr_host_line *line =
+        &self->comm->control->lines[self->comm->base.rank];
     int64_t since = tsr_os_now_ns();
     while (atomic_load_explicit(&line->at, memory_order_relaxed) >> 8 <
            sequence) {
@@ -87,15 +89,14 @@ static tsr_status run_and_wait(const tsr_kernel_call *call) {
     while (ranks[r].device != call->device)
         CHECK(++r < world);
     rank_kernels *self = &ranks[r];
-    TSR_TRY(tsr_kernel_table_find(plain_kernels, call->view.op->name)
-                ->run(call));
+    TSR_TRY(
+        tsr_kernel_table_find(plain_kernels, call->view.op->name)->run(call));
     int64_t step = self->done / kernels_a_step;
     int64_t gather = waits_for[self->done % kernels_a_step];
     self->done++;
     if (gather > 0)
-        wait_for_gather(self,
-                        self->gathers_before +
-                            (uint64_t)(step * gathers_a_step + gather));
+        wait_for_gather(self, self->gathers_before +
+                                  (uint64_t)(step * gathers_a_step + gather));
     return TSR_OK;
 }
 
@@ -152,8 +153,7 @@ static tsr_node_time time_of(const tsr_trainer *trainer, int32_t node,
 static int count_late(const tsr_trainer *trainer, tsr_section section,
                       int back) {
     group groups[MOST_GROUPS];
-    size_t count =
-        find_groups(trainer->options.plan->graph, section, groups);
+    size_t count = find_groups(trainer->options.plan->graph, section, groups);
     int late = 0;
     CHECK(count > 4);
     for (size_t g = 0; g + 1 < count; g++) {
@@ -184,8 +184,8 @@ static void check_kept(const tsr_trainer *trainer) {
     tsr_node_id gather = {groups[0].gather}, release = {groups[0].release};
     CHECK(tsr_executor_node_time(trainer->executor, gather, micro_steps - 1,
                                  &time));
-    CHECK(!tsr_executor_node_time(trainer->executor, gather, micro_steps,
-                                  &time));
+    CHECK(
+        !tsr_executor_node_time(trainer->executor, gather, micro_steps, &time));
     CHECK(!tsr_executor_node_time(trainer->executor, gather, -1, &time));
     CHECK(!tsr_executor_node_time(trainer->executor, release, 0, &time));
 }
@@ -223,7 +223,8 @@ static void overlap_rank(rank_context *rank) {
     tsr_trainer_release(trainer);
 }
 
-/* Trains; *out_late: the fewest late gathers of any rank, `waiting`: the most. */
+/* Trains; *out_late: the fewest late gathers of any rank, `waiting`: the most.
+ */
 static outcome *train_over_wire(const tsr_run *run, bool waiting,
                                 int *out_late) {
     static tsr_kernel rows[MOST_GROUPS];
