@@ -28,8 +28,7 @@ static void open_station(rank_context *rank, tsr_stream_kind kind,
                       .rate = job->options.wire_bytes_per_s};
     CHECK_OK(tsr_device_create_cpu(NULL, &self->device));
     CHECK_OK(tsr_stream_create(self->device, kind, "wire", 0, &self->stream));
-    CHECK_OK(
-        tsr_comm_create_host(rank->bootstrap, &job->options, &self->comm));
+    CHECK_OK(tsr_comm_create_host(rank->bootstrap, &job->options, &self->comm));
     CHECK_OK(tsr_alloc(COUNT, sizeof(float), (void **)&self->shard));
     CHECK_OK(tsr_alloc(COUNT, sizeof(float), (void **)&self->sum));
     CHECK_OK(tsr_alloc((size_t)rank->world * COUNT, sizeof(float),
@@ -116,8 +115,8 @@ static void check_least_times(rank_context *rank) {
             least += (double)job->options.wire_latency_ns;
             if (rank->world == 1)
                 least = 0;
-            CHECK_MESSAGE(taken >= least - 1, "call %d: %g ns, least %g", (int)c,
-                          taken, least);
+            CHECK_MESSAGE(taken >= least - 1, "call %d: %g ns, least %g",
+                          (int)c, taken, least);
         }
     tsr_comm_release(split);
     close_station(&self);
