@@ -34,9 +34,8 @@ static const struct {
     const char *name;
     bool alias;
     int prefetch; /* as in tsr_target */
-} ways[WAYS] = {{"alias", true, -1},
-                {"prefetch 0", false, -1},
-                {"prefetch 1", false, 1}};
+} ways[WAYS] = {
+    {"alias", true, -1}, {"prefetch 0", false, -1}, {"prefetch 1", false, 1}};
 
 /* 0: no wire. */
 static const double gigabytes_per_s[] = {0, 4, 2, 1, 0.5, 0.25};

@@ -159,11 +159,12 @@ typedef struct tsr_host_comm {
     bool first;
     uint32_t offer; /* a split's block */
     tsr_host_control *control;
-    uint32_t ticket;                    /* rendezvous joined so far */
-    unsigned round;                     /* parity for the next descriptor */
-    unsigned turn;                      /* slot in use */
-    bool staging_only;                  /* tests */
-    uint64_t issued;                    /* sequence of the last call enqueued */
+    uint32_t ticket;   /* rendezvous joined so far */
+    unsigned round;    /* parity for the next descriptor */
+    unsigned turn;     /* slot in use */
+    bool staging_only; /* tests */
+    int64_t opened_ns; /* when all had joined the call that runs; 0: not yet */
+    uint64_t issued;   /* sequence of the last call enqueued */
     _Atomic uint32_t finished, waiters; /* futex; low bits of a sequence */
     tsr_host_call calls[TSR_HOST_CALLS];
 } tsr_host_comm;
@@ -217,9 +218,12 @@ tsr_status tsr_host_collective_run(const tsr_host_call *call);
 
 /* ---- host_wire.c ---- */
 
-/* Sleeps for as long as the injected wire takes for the call that has just run.
- * Errors: the group's failure. */
-tsr_status tsr_host_wire(const tsr_host_call *call);
+/* All ranks have joined the call that runs: its bytes set out. Called for each
+ * round; the first counts. */
+void tsr_host_wire_open(tsr_host_comm *comm);
+/* Sleeps until the bytes of the call that has just run are over the injected
+ * wire. Errors: the group's failure. */
+tsr_status tsr_host_wire_wait(const tsr_host_call *call);
 
 /* ---- host_segment.c: memory that all ranks map ---- */
 

@@ -38,17 +38,25 @@ static void sleep_ns(int64_t ns) {
     nanosleep(&span, NULL); /* cut short by a signal: the caller looks again */
 }
 
-tsr_status tsr_host_wire(const tsr_host_call *call) {
+static bool has_wire(const tsr_host_comm *comm) {
+    return comm->base.world > 1 && (comm->group->wire_bytes_per_s > 0 ||
+                                    comm->group->wire_latency_ns > 0);
+}
+
+void tsr_host_wire_open(tsr_host_comm *comm) {
+    if (has_wire(comm) && comm->opened_ns == 0)
+        comm->opened_ns = tsr_os_now_ns();
+}
+
+tsr_status tsr_host_wire_wait(const tsr_host_call *call) {
     const tsr_host_group *group = call->comm->group;
     double span = (double)group->wire_latency_ns;
-    if (call->comm->base.world == 1)
+    if (!has_wire(call->comm))
         return TSR_OK;
     if (group->wire_bytes_per_s > 0)
         span += received_bytes(call) / group->wire_bytes_per_s * 1e9;
-    if (span < 1)
-        return TSR_OK;
     int64_t end =
-        tsr_os_now_ns() + (span < 4e18 ? (int64_t)span : (int64_t)4e18);
+        call->comm->opened_ns + (span < 4e18 ? (int64_t)span : (int64_t)4e18);
     for (int64_t left; (left = end - tsr_os_now_ns()) > 0;) {
         TSR_TRY(tsr_host_failure(call->comm->group, NULL));
         sleep_ns(left < NAP_NS ? left : NAP_NS);
