@@ -29,6 +29,7 @@ typedef enum tsr_property {
     TSR_HAS_MICRO_NEXT = 8,
     TSR_HAS_SCHEDULE = 16,
     TSR_HAS_LAYOUT = 32,
+    TSR_HAS_PREFETCH = 64,
 } tsr_property;
 
 typedef struct tsr_pass {
@@ -47,6 +48,9 @@ tsr_pass_update(void); /* norm, clipping, AdamW, fences */
 TSR_API const tsr_pass *tsr_pass_repeat(void); /* the accumulating micro-step */
 TSR_API const tsr_pass *
 tsr_pass_schedule(void); /* order, waits between streams */
+/* Gathers that copy go target.prefetch groups ahead of their use, within
+ * target.memory; where they alias, or in a world of one, nothing happens. */
+TSR_API const tsr_pass *tsr_pass_prefetch(void);
 TSR_API const tsr_pass *tsr_pass_layout(void); /* bytes */
 
 /* Runs `passes` in order, verifying after each. `training` may be NULL for
@@ -68,6 +72,9 @@ TSR_API tsr_status tsr_pipeline_run(tsr_plan *plan,
  *   "grad_norm"        f32 [1]: of the latest update, before clipping
  *   "NAME.grad"        f32 [shard]: the reduced gradient
  *   "NAME.exp_avg"     f32 [shard], and "NAME.exp_avg_sq": AdamW's moments
+ *
+ * Gathers that copy run ahead of their use (target->prefetch) where the budget
+ * has room for that.
  *
  * Errors: OUT_OF_MEMORY (target->memory is too small; says what is needed);
  * INVALID_ARGUMENT, UNSUPPORTED (the graph cannot be differentiated). */

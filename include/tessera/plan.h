@@ -20,6 +20,9 @@ typedef struct tsr_target {
     size_t alignment;  /* bytes; a power of two; 0: 64 */
     size_t memory;     /* budget of one rank in bytes, its share of the shared
                           memory included; 0: none */
+    int prefetch; /* groups whose gathers run ahead of the one in use, where
+                     they copy; 0: 1; negative: none. Not in the text form,
+                     which holds what came of it */
     /* Bytes of workspace of a node's kernel; NULL: none needs any. */
     size_t (*workspace)(const void *context, const tsr_op_view *view);
     const void *workspace_context; /* borrowed */

@@ -43,7 +43,10 @@ typedef struct tsr_trainer_options {
     uint64_t seed; /* of the initial weights */
     const tsr_kernel_table *kernels;
     tsr_cpu_options cpu;
-    int timeout_ms; /* of a silent peer; 0: 60,000 */
+    int timeout_ms;          /* of a silent peer; 0: 60,000 */
+    double wire_bytes_per_s; /* an injected wire: see tsr_comm_options */
+    int64_t wire_latency_ns;
+    bool timeline; /* keep the times of the latest step's nodes */
 } tsr_trainer_options;
 
 /* What one step did. */
@@ -73,6 +76,14 @@ TSR_API void tsr_trainer_release(tsr_trainer *trainer); /* takes NULL */
  */
 TSR_API tsr_status tsr_trainer_step(tsr_trainer *trainer,
                                     tsr_step_metrics *out_metrics);
+
+/* Writes when each node of the latest step ran, on all ranks, as a Chrome trace
+ * (ui.perfetto.dev): process = rank, thread = stream, name = op and layer; a
+ * wait shows how long compute stood still. Rank 0 writes `path`; ranks' clocks
+ * must be of one host. Collective. Errors: FAILED_PRECONDITION (made without
+ * options.timeline), IO, OUT_OF_MEMORY, UNAVAILABLE. */
+TSR_API tsr_status tsr_trainer_write_timeline(tsr_trainer *trainer,
+                                              const char *path);
 
 /* Errors as tsr_trainer_step; FAILED_PRECONDITION without an evaluation plan.
  * Mean loss over `batches` batches of every rank, from sample 0 of the

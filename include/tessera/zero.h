@@ -54,6 +54,7 @@ typedef struct tsr_executor_options {
     tsr_device *device;
     tsr_comm *gather_comm;
     tsr_comm *reduce_comm;
+    int timeline; /* walks of each section whose times are kept; 0: none */
 } tsr_executor_options;
 
 /* Prepares every call of the plan once. Errors: NOT_FOUND (an op without a
@@ -81,6 +82,21 @@ TSR_API tsr_status tsr_executor_enqueue(tsr_executor *executor, tsr_task task,
  * peer is returned. A kernel's failure makes its rank's group fail at once, so
  * that no peer waits for it or uses what it would have sent. */
 TSR_API tsr_status tsr_executor_synchronize(tsr_executor *executor);
+
+/* When a node ran, in nanoseconds of the host's monotonic clock. Of a wait: how
+ * long compute stood still for it. */
+typedef struct tsr_node_time {
+    int64_t begin_ns, end_ns;
+} tsr_node_time;
+
+/* The time of `node` in the latest walk of its section (back = 0) or one of
+ * those before it, options.timeline of them. Recorded by the workers into
+ * memory made with the executor; walking allocates nothing. Only after
+ * tsr_executor_synchronize. False: nothing was recorded, since there was no
+ * such walk, the node had nothing to do, or an earlier failure dropped it. */
+TSR_API bool tsr_executor_node_time(const tsr_executor *executor,
+                                    tsr_node_id node, int back,
+                                    tsr_node_time *out_time);
 
 /* Refuses to start when ranks hold different plans: compares hashes, then
  * lines, and names the first that differs. Collective, blocking. Errors:

@@ -28,6 +28,8 @@ static tsr_status compile(cli_session *self, const tsr_workspace_query *query,
     tsr_target target = {.world = (int)flags->ranks,
                          .shared = true,
                          .gather_alias = alias,
+                         .prefetch =
+                             flags->prefetch ? (int)flags->prefetch : -1,
                          .memory = flags->memory,
                          .workspace = tsr_kernel_workspace,
                          .workspace_context = query};
@@ -144,5 +146,6 @@ tsr_trainer_options session_trainer(const cli_session *self) {
                                  .eval_plan = self->eval_plan,
                                  .micro_steps = (int)self->flags.accumulate,
                                  .kernels = self->kernels,
+                                 .wire_bytes_per_s = self->flags.wire * 1e9,
                                  .cpu = {.threads = (int)self->flags.threads}};
 }

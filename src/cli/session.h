@@ -12,6 +12,8 @@ typedef struct session_flags {
     int64_t layers, heads, dim, seq, vocab;
     int64_t ranks, threads, batch, accumulate;
     const char *gather; /* "alias" or "copy" */
+    int64_t prefetch;
+    double wire; /* GB/s */
     size_t memory;
     double weight_decay, beta1, beta2, clip;
 } session_flags;
@@ -65,6 +67,21 @@ typedef struct session_flags {
          "HOW",                                                                \
          "alias: use the shared weights in place (default); copy: gather "     \
          "them"},                                                              \
+        {"prefetch",                                                           \
+         OPTION_INT,                                                           \
+         offsetof(type, member.prefetch),                                      \
+         0,                                                                    \
+         4096,                                                                 \
+         "N",                                                                  \
+         "groups gathered ahead of their use, with --gather copy (default "    \
+         "1)"},                                                                \
+        {"wire",                                                               \
+         OPTION_REAL,                                                          \
+         offsetof(type, member.wire),                                          \
+         1e-6,                                                                 \
+         1e6,                                                                  \
+         "GB/S",                                                               \
+         "pretend that ranks are linked this fast: their calls take longer"},  \
         {"weight-decay",                                                       \
          OPTION_REAL,                                                          \
          offsetof(type, member.weight_decay),                                  \
@@ -91,8 +108,8 @@ typedef struct session_flags {
 #define SESSION_DEFAULTS                                                       \
     {                                                                          \
         .model = "gpt2", .ranks = 1, .batch = 4, .accumulate = 1,              \
-        .gather = "alias", .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,   \
-        .clip = 1                                                              \
+        .gather = "alias", .prefetch = 1, .weight_decay = 0.1, .beta1 = 0.9,   \
+        .beta2 = 0.95, .clip = 1                                               \
     }
 
 typedef struct cli_session {

@@ -22,7 +22,7 @@ typedef struct train_flags {
     option_list data, eval_data;
     int64_t steps, warmup, seed, save_every, eval_every, eval_batches;
     double lr, min_lr, max_time;
-    const char *out, *metrics, *print_plan;
+    const char *out, *metrics, *print_plan, *timeline;
     bool resume;
 } train_flags;
 
@@ -59,6 +59,8 @@ static const option_row rows[] = {
      "one JSON object a step"},
     {"print-plan", OPTION_TEXT, AT(print_plan), 0, 0, "FILE",
      "the plan as text (docs/plan-format.md)"},
+    {"timeline", OPTION_TEXT, AT(timeline), 0, 0, "FILE.json",
+     "when each node of the last step ran, as a Chrome trace"},
 };
 
 static int run(int argc, char **argv);
@@ -208,7 +210,9 @@ static tsr_status work(worker *self) {
                (long long)first_step, (long long)job->flags.steps);
     while (tsr_trainer_steps(self->trainer) < self->last_step)
         TSR_TRY(step(self));
-    return TSR_OK;
+    return job->flags.timeline && tsr_trainer_steps(self->trainer) > first_step
+               ? tsr_trainer_write_timeline(self->trainer, job->flags.timeline)
+               : TSR_OK;
 }
 
 static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
@@ -223,6 +227,7 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
     options.samples = (tsr_samples){read_sample, &job->sampler};
     options.eval_samples = (tsr_samples){read_sample, &job->eval_sampler};
     options.seed = (uint64_t)job->flags.seed;
+    options.timeline = job->flags.timeline != NULL;
     options.rates = (tsr_rates){.peak = job->flags.lr,
                                 .floor = job->flags.min_lr,
                                 .warmup = job->flags.warmup,
@@ -345,14 +350,21 @@ static tsr_status check_output(const train_job *self, const char *option,
 
 /* Nothing that is written may take the place of something else. */
 static tsr_status check_outputs(const train_job *self) {
-    const train_flags *flags = &self->flags;
-    TSR_TRY(check_output(self, "--metrics", flags->metrics));
-    TSR_TRY(check_output(self, "--print-plan", flags->print_plan));
-    if (flags->metrics && flags->print_plan &&
-        same_file(flags->metrics, flags->print_plan))
-        return tsr_error(TSR_INVALID_ARGUMENT,
-                         "--metrics %s and --print-plan %s are the same file",
-                         flags->metrics, flags->print_plan);
+    const struct {
+        const char *option, *path; /* path: may be NULL */
+    } outputs[] = {{"--metrics", self->flags.metrics},
+                   {"--print-plan", self->flags.print_plan},
+                   {"--timeline", self->flags.timeline}};
+    for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
+        TSR_TRY(check_output(self, outputs[i].option, outputs[i].path));
+        for (size_t j = 0; j < i; j++)
+            if (outputs[i].path && outputs[j].path &&
+                same_file(outputs[j].path, outputs[i].path))
+                return tsr_error(TSR_INVALID_ARGUMENT,
+                                 "%s %s and %s %s are the same file",
+                                 outputs[j].option, outputs[j].path,
+                                 outputs[i].option, outputs[i].path);
+    }
     return TSR_OK;
 }
 
@@ -365,6 +377,15 @@ static tsr_status write_plan(const tsr_plan *plan, const char *path) {
     tsr_plan_text_release(text);
     if (!written || closed != 0)
         return tsr_error(TSR_IO, "--print-plan %s cannot be written: %s", path,
+                         strerror(errno));
+    return TSR_OK;
+}
+
+/* It is written at the end; that it can be is known before. */
+static tsr_status check_timeline(const char *path) {
+    FILE *file = fopen(path, "a");
+    if (!file || fclose(file) != 0)
+        return tsr_error(TSR_IO, "--timeline %s cannot be written: %s", path,
                          strerror(errno));
     return TSR_OK;
 }
@@ -393,6 +414,8 @@ static tsr_status open_job(train_job *self) {
         TSR_TRY(open_out(self));
     if (flags->metrics)
         TSR_TRY(metrics_open(flags->metrics, flags->resume, &self->metrics));
+    if (flags->timeline)
+        TSR_TRY(check_timeline(flags->timeline));
     return flags->print_plan ? write_plan(self->session.plan, flags->print_plan)
                              : TSR_OK;
 }

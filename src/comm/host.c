@@ -74,7 +74,13 @@ tsr_status tsr_comm_create_host(tsr_bootstrap *bootstrap,
     tsr_host_comm *comm = NULL;
     int timeout_ms = options && options->timeout_ms ? options->timeout_ms
                                                     : TSR_COMM_TIMEOUT_MS;
+    double rate = options ? options->wire_bytes_per_s : 0;
+    int64_t latency_ns = options ? options->wire_latency_ns : 0;
     *out_comm = NULL;
+    if (!(rate >= 0) || latency_ns < 0)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "an injected wire of %g bytes/s and %lld ns", rate,
+                         (long long)latency_ns);
     if (!bootstrap || bootstrap->world > TSR_HOST_RANKS || timeout_ms < 0)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "host communicator: no bootstrap, more than %d ranks, "
@@ -86,6 +92,8 @@ tsr_status tsr_comm_create_host(tsr_bootstrap *bootstrap,
         status = comm_alloc(group, group->rank, group->world, &comm);
     /* Peers wait for this rank: it joins even if it has already failed. */
     TSR_TRY_GOTO(tsr_host_join(group, bootstrap, timeout_ms, status));
+    group->wire_bytes_per_s = rate;
+    group->wire_latency_ns = latency_ns;
     comm->first = true;
     comm->control = group->root;
     *out_comm = &comm->base;

@@ -135,6 +135,8 @@ typedef struct tsr_host_group {
     int rank, world;
     bool one_address_space;
     int64_t timeout_ns, spin_ns;
+    double wire_bytes_per_s; /* injected; 0: no limit */
+    int64_t wire_latency_ns;
     tsr_host_control *root; /* the first communicator's; mapped */
     size_t control_bytes;
     tsr_host_segment segments[TSR_HOST_SEGMENTS];
@@ -164,11 +166,12 @@ typedef struct tsr_host_comm {
     bool first;
     uint32_t offer; /* a split's block */
     tsr_host_control *control;
-    uint32_t ticket;                    /* rendezvous joined so far */
-    unsigned round;                     /* parity for the next descriptor */
-    unsigned turn;                      /* slot in use */
-    bool staging_only;                  /* tests */
-    uint64_t issued;                    /* sequence of the last call enqueued */
+    uint32_t ticket;   /* rendezvous joined so far */
+    unsigned round;    /* parity for the next descriptor */
+    unsigned turn;     /* slot in use */
+    bool staging_only; /* tests */
+    int64_t opened_ns; /* when all had joined the call that runs; 0: not yet */
+    uint64_t issued;   /* sequence of the last call enqueued */
     _Atomic uint32_t finished, waiters; /* futex; low bits of a sequence */
     tsr_host_call calls[TSR_HOST_CALLS];
 } tsr_host_comm;
@@ -219,6 +222,15 @@ void tsr_host_call_end(tsr_host_comm *comm, tsr_host_op op, uint64_t sequence);
 /* ---- host_collectives.c ---- */
 
 tsr_status tsr_host_collective_run(const tsr_host_call *call);
+
+/* ---- host_wire.c ---- */
+
+/* All ranks have joined the call that runs: its bytes set out. Called for each
+ * round; the first counts. */
+void tsr_host_wire_open(tsr_host_comm *comm);
+/* Sleeps until the bytes of the call that has just run are over the injected
+ * wire. Errors: the group's failure. */
+tsr_status tsr_host_wire_wait(const tsr_host_call *call);
 
 /* ---- host_segment.c: memory that all ranks map ---- */
 

@@ -59,7 +59,10 @@ static tsr_status run(void *context) {
             comm->base.rank, (unsigned long long)sequence);
     } else {
         record(comm, op, sequence, true);
+        comm->opened_ns = 0;
         status = tsr_host_collective_run(call);
+        if (status == TSR_OK)
+            status = tsr_host_wire_wait(call);
         record(comm, op, sequence, false);
     }
     finish(comm, sequence);

@@ -236,6 +236,7 @@ tsr_status tsr_host_open(tsr_host_comm *comm, const tsr_host_descriptor *mine) {
     comm->control->lines[comm->base.rank].descriptors[comm->round] = *mine;
     comm->round ^= 1;
     TSR_TRY(tsr_host_rendezvous(comm));
+    tsr_host_wire_open(comm);
     const tsr_host_descriptor *first = tsr_host_published(comm, 0);
     for (int r = 1; r < comm->base.world; r++) {
         const tsr_host_descriptor *other = tsr_host_published(comm, r);

@@ -40,6 +40,9 @@ const char *tsr_stream_class_name(tsr_stream_class stream) {
 
 /* Cache line and the widest vector register of x86-64, in bytes. */
 #define DEFAULT_ALIGNMENT 64
+/* Groups. One hides a gather behind a group's computing, if anything does: a
+ * wire that is slower than that stays so however early its gathers begin. */
+#define DEFAULT_PREFETCH 1
 /* Worlds beyond this are refused: shard sizes times it must fit 64 bits. */
 #define MOST_RANKS (1 << 20)
 
@@ -75,6 +78,8 @@ tsr_status tsr_plan_create(tsr_graph *graph, const tsr_target *target,
     plan->target = *target;
     if (plan->target.alignment == 0)
         plan->target.alignment = DEFAULT_ALIGNMENT;
+    if (plan->target.prefetch == 0)
+        plan->target.prefetch = DEFAULT_PREFETCH;
     *out_plan = plan;
     return TSR_OK;
 }

@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "graph/graph.h"
+#include "passes/prefetch.h"
 #include "tessera/passes.h"
 
 static tsr_status check_rows(const tsr_pass *const *passes, size_t pass_count) {
@@ -61,6 +62,38 @@ const tsr_pass *tsr_pass_differentiate(void) {
     return &pass;
 }
 
+/* Layouts beyond the first for a plan whose packing wastes. The first has the
+ * excess taken off, so that a second or third seldom comes. */
+#define PREFETCH_TRIES 4
+
+/* Only layout gives spaces a size. */
+static bool over_budget(const tsr_plan *plan) {
+    return plan->target.memory > 0 &&
+           tsr_plan_rank_bytes(plan) > plan->target.memory;
+}
+
+static tsr_status place_again(tsr_plan *plan, int depth, size_t memory) {
+    TSR_TRY(tsr_prefetch(plan, 0, 0));
+    if (depth > 0)
+        TSR_TRY(tsr_prefetch(plan, depth, memory));
+    return tsr_pass_layout()->run(plan, NULL);
+}
+
+/* Packed, a plan that gathers ahead needs more than the budget, although its
+ * live bytes do not: they get less room, and in the end gathers stay at their
+ * waits. */
+static tsr_status prefetch_less(tsr_plan *plan) {
+    size_t budget = plan->target.memory, memory = budget;
+    for (int i = 0; i < PREFETCH_TRIES && over_budget(plan); i++) {
+        size_t excess = tsr_plan_rank_bytes(plan) - budget;
+        memory -= excess < memory ? excess : memory - 1;
+        TSR_TRY(place_again(plan, plan->target.prefetch, memory));
+    }
+    if (over_budget(plan))
+        TSR_TRY(place_again(plan, 0, 0));
+    return tsr_plan_verify(plan, TSR_STAGE_PLACED);
+}
+
 static tsr_status compile(tsr_graph *graph, const tsr_target *target,
                           const tsr_pass *const *passes, size_t pass_count,
                           const tsr_training *training, tsr_plan **out_plan) {
@@ -68,6 +101,9 @@ static tsr_status compile(tsr_graph *graph, const tsr_target *target,
     *out_plan = NULL;
     TSR_TRY(tsr_plan_create(graph, target, &plan));
     tsr_status status = tsr_pipeline_run(plan, passes, pass_count, training);
+    if (status == TSR_OUT_OF_MEMORY && over_budget(plan) &&
+        tsr_prefetches(&plan->target))
+        status = prefetch_less(plan);
     if (status != TSR_OK)
         tsr_plan_release(plan);
     else
@@ -80,7 +116,8 @@ tsr_status tsr_compile_training(tsr_graph *graph, const tsr_target *target,
                                 tsr_plan **out_plan) {
     const tsr_pass *passes[] = {tsr_pass_differentiate(), tsr_pass_shard(),
                                 tsr_pass_update(),        tsr_pass_repeat(),
-                                tsr_pass_schedule(),      tsr_pass_layout()};
+                                tsr_pass_schedule(),      tsr_pass_prefetch(),
+                                tsr_pass_layout()};
     return compile(graph, target, passes, sizeof passes / sizeof *passes,
                    training, out_plan);
 }
@@ -88,7 +125,7 @@ tsr_status tsr_compile_training(tsr_graph *graph, const tsr_target *target,
 tsr_status tsr_compile_forward(tsr_graph *graph, const tsr_target *target,
                                tsr_plan **out_plan) {
     const tsr_pass *passes[] = {tsr_pass_shard(), tsr_pass_schedule(),
-                                tsr_pass_layout()};
+                                tsr_pass_prefetch(), tsr_pass_layout()};
     return compile(graph, target, passes, sizeof passes / sizeof *passes, NULL,
                    out_plan);
 }

@@ -125,8 +125,7 @@ static tsr_status list_tensors(tsr_trainer *self) {
     return TSR_OK;
 }
 
-/* One outcome for all ranks; what each wrote before is seen by all after. */
-static tsr_status agree(tsr_trainer *self, tsr_status mine) {
+tsr_status tsr_trainer_agree(tsr_trainer *self, tsr_status mine) {
     char *messages = NULL;
     tsr_status room =
         tsr_alloc((size_t)self->world, TSR_AGREE_BYTES, (void **)&messages);
@@ -145,7 +144,7 @@ static tsr_status initialize(tsr_trainer *self) {
                        self->options.seed, self->rank * count, count,
                        tensor->weights);
     }
-    return agree(self, TSR_OK);
+    return tsr_trainer_agree(self, TSR_OK);
 }
 
 /* ---- making ---- */
@@ -153,8 +152,13 @@ static tsr_status initialize(tsr_trainer *self) {
 static tsr_status create_runtime(tsr_trainer *self) {
     const tsr_trainer_options *options = &self->options;
     const tsr_plan *plans[2] = {options->plan, options->eval_plan};
-    tsr_comm_options comm_options = {.timeout_ms = options->timeout_ms};
-    tsr_executor_options executor = {.kernels = options->kernels};
+    tsr_comm_options comm_options = {
+        .timeout_ms = options->timeout_ms,
+        .wire_bytes_per_s = options->wire_bytes_per_s,
+        .wire_latency_ns = options->wire_latency_ns};
+    tsr_executor_options executor = {
+        .kernels = options->kernels,
+        .timeline = options->timeline ? options->micro_steps : 0};
     TSR_TRY(
         tsr_plan_agree(options->plan, self->bootstrap, options->timeout_ms));
     TSR_TRY(tsr_device_create_cpu(&options->cpu, &self->device));
@@ -169,6 +173,7 @@ static tsr_status create_runtime(tsr_trainer *self) {
     executor.reduce_comm = self->reduce_comm;
     TSR_TRY(tsr_executor_create(&executor, &self->executor));
     executor.plan = 1;
+    executor.timeline = 0;
     return options->eval_plan ? tsr_executor_create(&executor, &self->evaluator)
                               : TSR_OK;
 }
@@ -355,5 +360,5 @@ done:
 }
 
 tsr_status tsr_trainer_load(tsr_trainer *self, const char *path) {
-    return agree(self, load(self, path));
+    return tsr_trainer_agree(self, load(self, path));
 }

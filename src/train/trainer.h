@@ -31,6 +31,9 @@ struct tsr_trainer {
     TSR_ARRAY(tsr_checkpoint_tensor) tensors; /* (params) this rank's shards */
 };
 
+/* One outcome for all ranks; what each wrote before is seen by all after. */
+tsr_status tsr_trainer_agree(tsr_trainer *trainer, tsr_status mine);
+
 int64_t
 tsr_trainer_global_batch(const tsr_trainer *trainer); /* samples a step */
 

@@ -13,10 +13,14 @@
  *
  * A class of streams on which no node does any work and waits for nothing
  * (gathers that alias the weights) is left out, and so are the waits for its
- * nodes. */
+ * nodes.
+ *
+ * With a timeline, two tasks around each node's work read the clock. A node's
+ * times are its stream's worker's from one synchronize to the next. */
 #include <stdio.h>
 
 #include "base/array.h"
+#include "base/os.h"
 #include "graph/graph.h"
 #include "zero/arena.h"
 #include "zero/core.h"
@@ -56,6 +60,10 @@ typedef struct step {
     void **addresses; /* (inputs + outputs) */
     tsr_type_array types;
     const char *layer, *op; /* for messages; the plan's */
+    tsr_node_time *times;   /* (timeline) of the latest walks, by number of the
+                               walk; NULL: not recorded */
+    int64_t walks;          /* recorded so far; the worker's */
+    int timeline;
 } step;
 
 struct tsr_executor {
@@ -68,6 +76,8 @@ struct tsr_executor {
     tsr_event *begin;               /* owned: start of a section on compute */
     step *steps;                    /* (nodes) */
     size_t step_count;
+    tsr_node_time
+        *times; /* (nodes, timeline); owned; NULL without a timeline */
 };
 
 /* ---- preparing ---- */
@@ -94,10 +104,11 @@ static tsr_status create_streams(tsr_executor *self) {
     for (int s = 0; s < TSR_STREAM_CLASSES; s++) {
         if (!needed[s])
             continue;
-        /* A node enqueues itself, its waits and its record; a few more for
-         * joins. Two walks fit, so that the host never waits for room while one
-         * is on the way. */
-        size_t capacity = 2 * (2 * nodes[s] + waits + 16);
+        /* A node enqueues itself, its waits and its record, and two readings of
+         * the clock; a few more for joins. Two walks fit, so that the host
+         * never waits for room while one is on the way. */
+        size_t each = self->options.timeline ? 4 : 2;
+        size_t capacity = 2 * (each * nodes[s] + waits + 16);
         TSR_TRY(tsr_stream_create(self->options.device, TSR_STREAM_QUEUED,
                                   tsr_stream_class_name((tsr_stream_class)s),
                                   capacity, &self->streams[s]));
@@ -243,6 +254,14 @@ static tsr_status prepare_waits(tsr_executor *self, step *at,
     return TSR_OK;
 }
 
+/* Nodes that work, and those that may stand still. */
+static void prepare_times(tsr_executor *self, step *at) {
+    size_t kept = (size_t)self->options.timeline;
+    at->timeline = self->options.timeline;
+    if (self->times && (at->kind != STEP_NONE || at->wait_count > 0))
+        at->times = self->times + (size_t)(at - self->steps) * kept;
+}
+
 static tsr_status prepare(tsr_executor *self) {
     const tsr_graph *graph = self->plan->graph;
     TSR_TRY(create_streams(self));
@@ -252,6 +271,8 @@ static tsr_status prepare(tsr_executor *self) {
                             .reduce_comm = self->options.reduce_comm};
     TSR_TRY(tsr_alloc(graph->nodes.count, sizeof *self->steps,
                       (void **)&self->steps));
+    TSR_TRY(tsr_alloc(graph->nodes.count * (size_t)self->options.timeline,
+                      sizeof *self->times, (void **)&self->times));
     for (; self->step_count < graph->nodes.count; self->step_count++) {
         const tsr_node *node = &graph->nodes.data[self->step_count];
         step *at = &self->steps[self->step_count];
@@ -265,6 +286,7 @@ static tsr_status prepare(tsr_executor *self) {
             self->step_count++; /* release what this step has so far */
             return status;
         }
+        prepare_times(self, at);
     }
     return TSR_OK;
 }
@@ -274,6 +296,9 @@ tsr_status tsr_executor_create(const tsr_executor_options *options,
     tsr_status status = TSR_OK;
     tsr_executor *self = NULL;
     *out_executor = NULL;
+    if (options->timeline < 0)
+        return tsr_error(TSR_INVALID_ARGUMENT, "a timeline of %d walks",
+                         options->timeline);
     TSR_TRY_GOTO(tsr_alloc(1, sizeof *self, (void **)&self));
     self->options = *options;
     self->plan = tsr_arena_plan(options->arena, options->plan);
@@ -306,6 +331,7 @@ void tsr_executor_release(tsr_executor *self) {
     for (size_t n = 0; n < self->step_count; n++)
         release_step(&self->steps[n]);
     tsr_free(self->steps);
+    tsr_free(self->times);
     tsr_free(self);
 }
 
@@ -345,6 +371,18 @@ static tsr_status run_kernel(void *context) {
     return tsr_error(status, "%s", message);
 }
 
+static tsr_status note_begin(void *context) {
+    step *at = context;
+    at->times[at->walks % at->timeline].begin_ns = tsr_os_now_ns();
+    return TSR_OK;
+}
+
+static tsr_status note_end(void *context) {
+    step *at = context;
+    at->times[at->walks++ % at->timeline].end_ns = tsr_os_now_ns();
+    return TSR_OK;
+}
+
 static tsr_status enqueue_call(tsr_executor *self, step *at) {
     switch (at->kind) {
     case STEP_NONE:
@@ -370,9 +408,15 @@ static tsr_status enqueue_call(tsr_executor *self, step *at) {
 static tsr_status enqueue(tsr_executor *self, step *at) {
     if (!at->stream)
         return TSR_OK;
+    if (at->times && at->kind == STEP_NONE)
+        TSR_TRY(tsr_stream_enqueue(at->stream, note_begin, at));
     for (size_t i = 0; i < at->wait_count; i++)
         TSR_TRY(tsr_stream_wait(at->stream, at->waits[i]));
+    if (at->times && at->kind != STEP_NONE)
+        TSR_TRY(tsr_stream_enqueue(at->stream, note_begin, at));
     TSR_TRY(enqueue_call(self, at));
+    if (at->times)
+        TSR_TRY(tsr_stream_enqueue(at->stream, note_end, at));
     return at->done ? tsr_stream_record(at->stream, at->done) : TSR_OK;
 }
 
@@ -433,4 +477,13 @@ tsr_status tsr_executor_synchronize(tsr_executor *self) {
     if (self->options.reduce_comm && first != TSR_UNAVAILABLE)
         tsr_comm_abort(self->options.reduce_comm, message); /* if not yet */
     return tsr_error(first, "%s", message);
+}
+
+bool tsr_executor_node_time(const tsr_executor *self, tsr_node_id node,
+                            int back, tsr_node_time *out_time) {
+    const step *at = &self->steps[node.index];
+    if (!at->times || back < 0 || back >= at->timeline || back >= at->walks)
+        return false;
+    *out_time = at->times[(at->walks - 1 - back) % at->timeline];
+    return true;
 }

@@ -10,10 +10,10 @@ import harness
 from harness import TINY, CommandCase, wait_until, write
 
 # Arguments of numeric options as the help shows them.
-NUMERIC = {"N", "X", "T", "K", "S", "SECONDS"}
+NUMERIC = {"N", "X", "GB/S", "T", "K", "S", "SECONDS"}
 NO_NUMBERS = ("abc", "12x", "1e400", "-1e400", "nan", "inf", "-inf", "-1", " 1", "0x", "--", "1,5")
 TOO_LARGE = ("99999999999999999999", "9223372036854775807")
-ZERO_IS_FINE = {"lr", "min-lr", "warmup", "seed", "weight-decay", "beta1", "beta2", "clip", "temperature", "top-k"}
+ZERO_IS_FINE = {"prefetch", "lr", "min-lr", "warmup", "seed", "weight-decay", "beta1", "beta2", "clip", "temperature", "top-k"}
 NOBODY = 65534
 # Runs, and is refused with one more option.
 BASE = ("train", "--data", "text.txt", "--steps", "2", *TINY)
@@ -231,6 +231,12 @@ class Outputs(CommandCase):
             with self.subTest(path=path):
                 self.refuse(*BASE, "--print-plan", path, "--out", "run", names=("--print-plan", path))
 
+    def test_timeline(self):
+        for path in ("missing/t.json", ".", "text.txt/t"):
+            with self.subTest(path=path):
+                self.refuse(*BASE, "--timeline", path, names=("--timeline", path))
+        self.refuse(*BASE, "--timeline", "/dev/full", "--ranks", "2", names=("timeline /dev/full", "No space left"))
+
     def test_over_one_another(self):
         """Whatever name a file is given under; nothing is written then."""
         os.mkdir(self.path("texts"))
@@ -239,15 +245,16 @@ class Outputs(CommandCase):
         write(self.path("eval.txt"), "evaluation " * 50)
         write(self.path("old"), "")
         os.symlink("texts", self.path("folder"))
-        for option in ("--metrics", "--print-plan"):
+        for option in ("--metrics", "--print-plan", "--timeline"):
             for path in ("text.txt", "./text.txt", self.path("text.txt"), "soft", "texts/hard"):
                 self.refuse(*BASE, option, path, names=(f"{option} {path}", "--data"), code=1)
                 self.refuse("train", *TINY, "--data", "texts", option, path, names=(f"{option} {path}", "--data"), code=1)
             self.refuse(*BASE, "--eval-data", "eval.txt", option, "eval.txt", names=(f"{option} eval.txt", "--eval-data"))
         for first, second in (("new", "new"), ("new", "./new"), ("texts/new", "folder/new"), ("old", self.path("old")),
                               ("new", self.path("new"))):
-            self.refuse(*BASE, "--metrics", first, "--print-plan", second, "--out", "run", code=1,
-                        names=(f"--metrics {first}", f"--print-plan {second}", "same"))
+            for one, other in (("--metrics", "--print-plan"), ("--print-plan", "--timeline")):
+                self.refuse(*BASE, one, first, other, second, "--out", "run", code=1,
+                            names=(f"{one} {first}", f"{other} {second}", "same"))
         self.succeed(*BASE, "--metrics", "new", "--print-plan", "texts/new")
         self.succeed(*BASE, "--metrics", "/dev/null", "--print-plan", "/dev/null")
 

@@ -16,10 +16,10 @@ from harness import TINY, CommandCase, read, text, write
 
 FIELDS = {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_ms", "model_flops_per_s"}
 SESSION_OPTIONS = {"model", "layers", "heads", "dim", "seq", "vocab", "ranks", "threads", "batch", "accumulate", "gather",
-                   "weight-decay", "beta1", "beta2", "clip", "memory", "steps", "help"}
+                   "prefetch", "wire", "weight-decay", "beta1", "beta2", "clip", "memory", "steps", "help"}
 OPTIONS = {
     "train": SESSION_OPTIONS | {"data", "max-time", "lr", "min-lr", "warmup", "seed", "out", "resume", "save-every",
-                                "eval-data", "eval-every", "eval-batches", "metrics", "print-plan"},
+                                "eval-data", "eval-every", "eval-batches", "metrics", "print-plan", "timeline"},
     "bench": SESSION_OPTIONS,
     "generate": {"model", "prompt", "tokens", "temperature", "top-k", "seed", "threads", "help"},
     "inspect": {"help"},
@@ -108,6 +108,47 @@ class Train(RunCase):
         self.assertIn("nothing to do", self.train("--steps", "2", "--out", "run", "--resume").out)
 
 
+class Timeline(RunCase):
+    def events(self, *arguments):
+        self.train("--steps", "3", "--timeline", "t.json", *arguments)
+        trace = json.loads(read(self.path("t.json")))["traceEvents"]
+        names = {(e["pid"], e.get("tid")): e["args"]["name"] for e in trace if e["ph"] == "M"}
+        return names, [e for e in trace if e["ph"] == "X"]
+
+    def test_last_step(self):
+        names, events = self.events("--ranks", "3", "--gather", "copy", "--accumulate", "3")
+        self.assertEqual({name for (_, tid), name in names.items() if tid is None}, {"rank 0", "rank 1", "rank 2"})
+        sections = {0: "micro_first", 1: "micro_next", 2: "micro_next", -1: "update"}
+        seen = [sorted((e["name"], e["tid"], e["args"]["micro_step"]) for e in events if e["pid"] == rank)
+                for rank in range(3)]
+        self.assertEqual(seen[0], seen[1])
+        self.assertEqual(seen[0], seen[2])
+        for event in events:
+            self.assertGreaterEqual(event["ts"], 0)
+            self.assertGreaterEqual(event["dur"], 0)
+            self.assertEqual(event["cat"], sections[event["args"]["micro_step"]])
+        for micro in range(3):
+            some = {(names[0, tid], name) for name, tid, step in seen[0] if step == micro}
+            self.assertLessEqual({("gather", "gather h.1.attn"), ("compute", "wait h.1.attn"),
+                                  ("compute", "attention h.0.attn"), ("reduce", "reduce h.0.attn")}, some)
+        for rank in range(3):
+            for stream in {e["tid"] for e in events}:  # one after another: a stream is a queue
+                spans = [(e["ts"], e["ts"] + e["dur"]) for e in events if (e["pid"], e["tid"]) == (rank, stream)]
+                for before, after in zip(sorted(spans), sorted(spans)[1:]):
+                    self.assertLessEqual(before[1], after[0] + 0.002)
+
+    def test_alias(self):
+        """Nothing is gathered, so nothing runs on that stream or waits for it."""
+        names, events = self.events("--ranks", "2")
+        self.assertEqual({names[e["pid"], e["tid"]] for e in events}, {"compute", "reduce"})
+        self.assertEqual([e["name"] for e in events if e["name"].startswith(("gather", "wait"))], [])
+
+    def test_nothing_done(self):
+        self.train("--steps", "2", "--out", "run")
+        self.train("--steps", "2", "--out", "run", "--resume", "--timeline", "t.json")
+        self.assertEqual(read(self.path("t.json")), "")
+
+
 class Streams(RunCase):
     def test_closed(self):
         """Files do not take the numbers of closed standard streams, and with them what is printed."""
@@ -148,6 +189,17 @@ class Same(RunCase):
         self.assertEqual(alias, copy)
         self.assertEqual(self.weights("alias/step-12"), self.weights("copy/step-12"))
         self.assertNotEqual(read(self.path("alias.txt")), read(self.path("copy.txt")))
+
+    def test_prefetch(self):
+        """How far gathers run ahead, and over what wire, does not show in what is learnt."""
+        runs = [self.losses(*self.STEPS, "--ranks", "2", "--gather", "copy", *arguments, "--print-plan", f"{name}.txt")
+                for name, arguments in (("1", ()), ("0", ("--prefetch", "0")), ("3", ("--prefetch", "3")),
+                                        ("wire", ("--wire", "0.1")))]
+        for other in runs[1:]:
+            self.assertEqual(runs[0], other)
+        plans = {name: read(self.path(f"{name}.txt")) for name in ("1", "0", "3", "wire")}
+        self.assertEqual(plans["1"], plans["wire"])
+        self.assertEqual(len(set(plans.values())), 3)
 
     def test_seeds_differ(self):
         self.assertNotEqual(self.losses(*self.STEPS), self.losses(*self.STEPS, "--seed", "2"))

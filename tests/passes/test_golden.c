@@ -114,6 +114,18 @@ static void test_passes(void) {
     tsr_plan_release(plan);
 }
 
+/* Over private memory, before bytes are given. */
+static void test_prefetch(void) {
+    const tsr_pass *passes[] = {tsr_pass_differentiate(), tsr_pass_shard(),
+                                tsr_pass_update(), tsr_pass_schedule(),
+                                tsr_pass_prefetch()};
+    tsr_plan *plan = plan_of(tiny_graph(), 3, false);
+    CHECK_OK(tsr_pipeline_run(plan, passes, sizeof passes / sizeof *passes,
+                              &gpt_training));
+    check_golden(plan, "prefetch");
+    tsr_plan_release(plan);
+}
+
 /* Copies that are gathered need bytes of their own, and no fences. */
 static void test_copies(void) {
     tsr_target target = {.world = 3};
@@ -129,6 +141,7 @@ static void test_copies(void) {
 int main(void) {
     CHECK_OK(tsr_op_table_create(&ops));
     test_passes();
+    test_prefetch();
     test_copies();
     tsr_op_table_release(ops);
     return 0;

@@ -32,13 +32,14 @@ static void test_preconditions(void) {
     const tsr_pass *differentiate = tsr_pass_differentiate(),
                    *shard = tsr_pass_shard(), *update = tsr_pass_update(),
                    *repeat = tsr_pass_repeat(), *schedule = tsr_pass_schedule(),
-                   *layout = tsr_pass_layout();
+                   *prefetch = tsr_pass_prefetch(), *layout = tsr_pass_layout();
     REFUSED("pass 0 (update) needs", update);
     REFUSED("pass 1 (update) needs", differentiate, update);
     REFUSED("pass 1 (update) needs", shard, update);
     REFUSED("pass 2 (repeat) needs", differentiate, shard, repeat);
     REFUSED("pass 0 (schedule) needs", schedule);
     REFUSED("pass 1 (layout) needs", shard, layout);
+    REFUSED("pass 1 (prefetch) needs", shard, prefetch);
     REFUSED("pass 1 (differentiate) comes too late", shard, differentiate);
     REFUSED("pass 1 (differentiate) comes too late", differentiate,
             differentiate);
@@ -53,6 +54,10 @@ static void test_preconditions(void) {
             repeat, repeat);
     REFUSED("pass 2 (schedule) comes too late", shard, schedule, schedule);
     REFUSED("pass 3 (layout) comes too late", shard, schedule, layout, layout);
+    REFUSED("pass 3 (prefetch) comes too late", shard, schedule, prefetch,
+            prefetch);
+    REFUSED("pass 3 (prefetch) comes too late", shard, schedule, layout,
+            prefetch);
     /* Rows are checked together: what the last needs counts before the first
      * runs. */
     REFUSED("pass 4 (update) comes too late", differentiate, shard, schedule,

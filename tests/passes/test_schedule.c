@@ -188,7 +188,7 @@ static void test_circle(void) {
 /* More gathers than fit a machine word of the sets, and one section alone. */
 static void test_many_gathers(void) {
     tsr_gpt_config config = small_gpt;
-    tsr_target target = {.world = 2};
+    tsr_target target = {.world = 2, .prefetch = -1};
     tsr_plan *plan;
     config.layers = 130;
     CHECK_OK(

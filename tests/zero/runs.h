@@ -33,6 +33,9 @@ typedef struct tsr_run {
     int threads; /* of one rank; 0: 1 */
     uint64_t delay_seed;
     uint32_t max_delay_us;
+    int prefetch; /* as in tsr_target */
+    double wire_bytes_per_s;
+    bool timeline;
     const char *load, *save; /* folders of checkpoints, or NULL */
     bool evaluate; /* after every step, on samples of its own; the plans share
                       an arena */
@@ -97,6 +100,7 @@ static inline void run_session_open(const tsr_run *run, run_session *self) {
     tsr_target target = {.world = run->world,
                          .shared = run->memory != RUN_PRIVATE,
                          .gather_alias = run->memory == RUN_ALIAS,
+                         .prefetch = run->prefetch,
                          .workspace = run_workspace,
                          .workspace_context = self};
     tsr_training training = {.micro_steps = run->micro_steps,
@@ -145,7 +149,9 @@ static inline tsr_trainer_options run_options(const run_session *self,
         .cpu = {.threads = run->threads,
                 .delay_seed = delay_seed,
                 .max_delay_us = run->max_delay_us * slowness / 2},
-        .timeout_ms = 30000};
+        .timeout_ms = 30000,
+        .wire_bytes_per_s = run->wire_bytes_per_s,
+        .timeline = run->timeline};
 }
 
 /* ---- outcomes ---- */

@@ -58,7 +58,8 @@ static void check_walks(int world, int threads, run_memory memory,
                    .micro_steps = 2,
                    .memory = memory,
                    .kernels = kernels,
-                   .threads = threads};
+                   .threads = threads,
+                   .timeline = memory == RUN_COPY};
     run_session session;
     counted_job job = {.session = &session};
     run_session_open(&run, &session);
