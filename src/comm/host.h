@@ -127,6 +127,7 @@ typedef struct tsr_host_group {
     int rank, world;
     bool one_address_space;
     int64_t timeout_ns, spin_ns;
+    size_t cache_bytes;     /* of the cache that processors share */
     tsr_host_control *root; /* the first communicator's; mapped */
     size_t control_bytes;
     _Atomic(char *) segment; /* tsr_comm_shared_alloc's; set once */
