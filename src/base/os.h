@@ -32,6 +32,10 @@ size_t tsr_os_cgroup_room(const char *membership, const char *mount);
 /* Processors this process may run on, at least 1. */
 int tsr_os_processors(void);
 
+/* Bytes of the last level of cache that the first processor sees; 32 MiB where
+ * that is unknown. */
+size_t tsr_os_cache_bytes(void);
+
 /* Width of the terminal at standard output; 0 if unknown. */
 int tsr_os_terminal_columns(void);
 

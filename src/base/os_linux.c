@@ -230,6 +230,14 @@ int tsr_os_processors(void) {
     return count > 0 ? count : 1;
 }
 
+/* Not sysconf: in virtual machines it counts the caches of processors that this
+ * machine does not have. */
+size_t tsr_os_cache_bytes(void) {
+    size_t kib = read_number("/sys/devices/system/cpu/cpu0/cache/index3/size",
+                             ""); /* "32768K" */
+    return kib < SIZE_MAX / 1024 ? kib * 1024 : (size_t)32 << 20;
+}
+
 int tsr_os_terminal_columns(void) {
     struct winsize size;
     return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;

@@ -52,6 +52,7 @@ static tsr_status group_alloc(const tsr_bootstrap *bootstrap, int timeout_ms,
         bootstrap->vtable->one_address_space || group->world == 1;
     group->timeout_ns = (int64_t)timeout_ms * 1000000;
     group->spin_ns = group->world <= processors ? SPIN_NS : 0;
+    group->cache_bytes = tsr_os_cache_bytes();
     group->control_bytes = tsr_host_control_bytes(group->world);
     TSR_TRY_GOTO(tsr_alloc((size_t)group->world, sizeof *group->sockets,
                            (void **)&group->sockets));

@@ -137,6 +137,7 @@ typedef struct tsr_host_group {
     int64_t timeout_ns, spin_ns;
     double wire_bytes_per_s; /* injected; 0: no limit */
     int64_t wire_latency_ns;
+    size_t cache_bytes;     /* of the cache that processors share */
     tsr_host_control *root; /* the first communicator's; mapped */
     size_t control_bytes;
     tsr_host_segment segments[TSR_HOST_SEGMENTS];

@@ -9,6 +9,7 @@
  * start, and sum with the same loops: their bits are equal. */
 #include <string.h>
 
+#include "comm/copy.h"
 #include "comm/host_run.h"
 
 static void extent(const tsr_host_call *call, size_t tensor, size_t *out_count,
@@ -137,15 +138,10 @@ tsr_status tsr_host_stage(tsr_host_run *run, tsr_host_step write,
 
 /* ---- gather ---- */
 
-static void copy(char *to, const char *from, size_t bytes) {
-    if (to != from && bytes > 0)
-        memcpy(to, from, bytes);
-}
-
-static void gather_own(const tsr_gather *gather, int rank) {
+static void gather_own(const tsr_host_run *run, const tsr_gather *gather) {
     size_t bytes = gather->count * tsr_dtype_bytes(gather->dtype);
-    if (bytes > 0)
-        copy((char *)gather->full + (size_t)rank * bytes, gather->shard, bytes);
+    tsr_copy((char *)gather->full + (size_t)run->comm->base.rank * bytes,
+             gather->shard, bytes, run->past_caches);
 }
 
 static tsr_status gather_direct(tsr_host_run *run) {
@@ -155,14 +151,15 @@ static tsr_status gather_direct(tsr_host_run *run) {
     for (size_t i = 0; i < run->tensors; i++) {
         const tsr_gather *gather = &run->call->gathers[run->first + i];
         size_t bytes = gather->count * tsr_dtype_bytes(gather->dtype);
-        gather_own(gather, rank);
+        gather_own(run, gather);
         /* Each rank begins with another peer, to spread the reads. Shards that
          * already lie where they belong (shared gathered copy) are skipped by
          * copy. */
         for (int step = 1; step < world && bytes > 0; step++) {
             int r = (rank + step) % world;
-            copy((char *)gather->full + (size_t)r * bytes,
-                 tsr_host_find(comm, &tsr_host_places(comm, r)[i], 0), bytes);
+            tsr_copy((char *)gather->full + (size_t)r * bytes,
+                     tsr_host_find(comm, &tsr_host_places(comm, r)[i], 0),
+                     bytes, run->past_caches);
         }
     }
     return tsr_host_read_end(comm);
@@ -195,7 +192,7 @@ static tsr_status gather(tsr_host_run *run) {
     if (direct)
         return gather_direct(run);
     for (size_t i = 0; i < run->tensors; i++)
-        gather_own(&run->call->gathers[run->first + i], run->comm->base.rank);
+        gather_own(run, &run->call->gathers[run->first + i]);
     return tsr_host_stage(run, gather_write, gather_read, true);
 }
 
@@ -246,9 +243,26 @@ static tsr_status run_batch(tsr_host_run *run) {
     return tsr_host_open(run->comm, &mine);
 }
 
+/* Whether all ranks' sources and results together, (world + 1) full vectors,
+ * are more than the last cache holds: then results would not stay in it, and
+ * keeping them out leaves it to the sources. */
+static bool past_caches(const tsr_host_call *call) {
+    size_t world = (size_t)call->comm->base.world, bytes = 0;
+    for (size_t i = 0; i < call->tensors; i++) {
+        size_t count;
+        tsr_dtype dtype;
+        extent(call, i, &count, &dtype);
+        bytes += count * world * tsr_dtype_bytes(dtype);
+    }
+    return bytes > call->comm->group->cache_bytes / (world + 1);
+}
+
 tsr_status tsr_host_collective_run(const tsr_host_call *call) {
     tsr_sum_block sum;
-    tsr_host_run run = {.comm = call->comm, .call = call, .sum = &sum};
+    tsr_host_run run = {.comm = call->comm,
+                        .call = call,
+                        .sum = &sum,
+                        .past_caches = past_caches(call)};
     do {
         size_t left = call->tensors - run.first;
         run.tensors = left < TSR_HOST_PLACES ? left : TSR_HOST_PLACES;

@@ -19,49 +19,128 @@ static const char *offset_by(const void *base, size_t offset) {
     return (const char *)((uintptr_t)base + offset);
 }
 
-static void reduce_source(tsr_host_run *run, const tsr_host_piece *piece,
-                          int rank, const char *from) {
+/* Where rank r's part of a piece is. */
+typedef const char *(*piece_source)(const tsr_host_run *run,
+                                    const tsr_host_piece *piece, int rank);
+
+/* The sum over ranks [0, end) into the block. */
+static void sum_ranks(tsr_host_run *run, const tsr_host_piece *piece, int end,
+                      piece_source source) {
     const tsr_reduce *reduce = &run->call->reduces[piece->tensor];
-    size_t valid = tsr_host_places(run->comm, rank)[piece->place].valid;
-    size_t exist = existing(piece, reduce->count, run->comm->base.rank, valid);
-    if (rank == 0)
-        tsr_sum_load(run->sum, reduce->wire_dtype, from, exist, piece->count);
-    else if (exist > 0)
-        tsr_sum_add(run->sum, reduce->wire_dtype, from, exist);
+    for (int r = 0; r < end; r++) {
+        const char *from = source(run, piece, r);
+        size_t valid = tsr_host_places(run->comm, r)[piece->place].valid;
+        size_t exist =
+            existing(piece, reduce->count, run->comm->base.rank, valid);
+        if (r == 0)
+            tsr_sum_load(run->sum, reduce->wire_dtype, from, exist,
+                         piece->count);
+        else if (exist > 0)
+            tsr_sum_add(run->sum, reduce->wire_dtype, from, exist);
+    }
 }
 
-static void reduce_finish(tsr_host_run *run, const tsr_host_piece *piece) {
+/* Whether the last two ranks' parts can be summed, stored and squared in one
+ * pass. */
+static bool ends_with_pair(const tsr_host_run *run,
+                           const tsr_host_piece *piece) {
+    const tsr_reduce *reduce = &run->call->reduces[piece->tensor];
+    int world = run->comm->base.world;
+    size_t least = SIZE_MAX;
+    if (world < 2 || !tsr_sum_pairs(reduce->wire_dtype, reduce->out_dtype))
+        return false;
+    for (int r = world > 2 ? world - 1 : 0; r < world; r++) {
+        size_t valid = tsr_host_places(run->comm, r)[piece->place].valid;
+        least = valid < least ? valid : least;
+    }
+    return existing(piece, reduce->count, run->comm->base.rank, least) ==
+           piece->count;
+}
+
+static void reduce_pair(tsr_host_run *run, const tsr_host_piece *piece,
+                        piece_source source) {
+    const tsr_reduce *reduce = &run->call->reduces[piece->tensor];
+    int last = run->comm->base.world - 1;
+    tsr_sum_pair pair = {.first = run->sum->f32,
+                         .second = source(run, piece, last),
+                         .first_dtype = TSR_F32,
+                         .second_dtype = reduce->wire_dtype,
+                         .to = (float *)reduce->shard + piece->first,
+                         .count = piece->count,
+                         .scale = reduce->scale,
+                         .accumulate = reduce->accumulate != 0,
+                         .past_caches = run->past_caches,
+                         .squares = reduce->square_sum ? &run->squares : NULL};
+    if (last == 1) {
+        pair.first = source(run, piece, 0);
+        pair.first_dtype = reduce->wire_dtype;
+    } else {
+        sum_ranks(run, piece, last, source);
+    }
+    tsr_sum_pair_store(&pair);
+}
+
+static void reduce_block(tsr_host_run *run, const tsr_host_piece *piece,
+                         piece_source source) {
     const tsr_reduce *reduce = &run->call->reduces[piece->tensor];
     char *to = (char *)reduce->shard +
                piece->first * tsr_dtype_bytes(reduce->out_dtype);
+    sum_ranks(run, piece, run->comm->base.world, source);
     tsr_sum_store(run->sum, reduce->out_dtype, to, piece->count, reduce->scale,
                   reduce->accumulate != 0);
-    if (!reduce->square_sum)
-        return;
+    if (reduce->square_sum)
+        run->squares +=
+            tsr_sum_squares(run->sum, reduce->out_dtype, piece->count);
+}
+
+static void reduce_piece(tsr_host_run *run, const tsr_host_piece *piece,
+                         piece_source source) {
+    const tsr_reduce *reduce = &run->call->reduces[piece->tensor];
     if (piece->first == 0)
         run->squares = 0;
-    run->squares += tsr_sum_squares(run->sum, reduce->out_dtype, piece->count);
-    *reduce->square_sum = (float)run->squares; /* final with the last piece */
+    if (ends_with_pair(run, piece))
+        reduce_pair(run, piece, source);
+    else
+        reduce_block(run, piece, source);
+    if (reduce->square_sum) /* final with the last piece */
+        *reduce->square_sum = (float)run->squares;
+}
+
+/* Offset of a piece in this rank's slice of a full vector. */
+static size_t slice_offset(const tsr_host_run *run,
+                           const tsr_host_piece *piece) {
+    size_t count = run->call->reduces[piece->tensor].count;
+    return ((size_t)run->comm->base.rank * count + piece->first) * piece->bytes;
+}
+
+static const char *direct_source(const tsr_host_run *run,
+                                 const tsr_host_piece *piece, int rank) {
+    return tsr_host_find(run->comm,
+                         &tsr_host_places(run->comm, rank)[piece->place],
+                         slice_offset(run, piece));
+}
+
+static void reduce_tensor(tsr_host_run *run, size_t place) {
+    const tsr_reduce *reduce = &run->call->reduces[run->first + place];
+    tsr_host_piece piece = {.tensor = run->first + place,
+                            .place = place,
+                            .count = reduce->count,
+                            .bytes = tsr_dtype_bytes(reduce->wire_dtype)};
+    /* More than two ranks need the block in between. */
+    bool whole = run->comm->base.world == 2 && ends_with_pair(run, &piece);
+    size_t most = whole ? reduce->count : TSR_SUM_BLOCK;
+    for (; piece.first < reduce->count; piece.first += most) {
+        size_t left = reduce->count - piece.first;
+        piece.count = left < most ? left : most;
+        reduce_piece(run, &piece, direct_source);
+    }
 }
 
 static tsr_status reduce_direct(tsr_host_run *run) {
-    tsr_host_comm *comm = run->comm;
-    tsr_host_cursor cursor = {0};
-    tsr_host_piece piece;
-    TSR_TRY(tsr_host_read_begin(comm));
-    for (size_t used = 0; tsr_host_next_piece(run, &cursor, &used, &piece);
-         used = 0) {
-        size_t count = run->call->reduces[piece.tensor].count;
-        size_t offset =
-            ((size_t)comm->base.rank * count + piece.first) * piece.bytes;
-        for (int r = 0; r < comm->base.world; r++)
-            reduce_source(run, &piece, r,
-                          tsr_host_find(comm,
-                                        &tsr_host_places(comm, r)[piece.place],
-                                        offset));
-        reduce_finish(run, &piece);
-    }
-    return tsr_host_read_end(comm);
+    TSR_TRY(tsr_host_read_begin(run->comm));
+    for (size_t i = 0; i < run->tensors; i++)
+        reduce_tensor(run, i);
+    return tsr_host_read_end(run->comm);
 }
 
 /* A slot holds one part of `capacity` bytes for each rank. */
@@ -78,18 +157,21 @@ static void reduce_write(tsr_host_run *run, const tsr_host_piece *piece,
     }
 }
 
+/* This rank's own does not go through a slot. */
+static const char *staged_source(const tsr_host_run *run,
+                                 const tsr_host_piece *piece, int rank) {
+    int own = run->comm->base.rank;
+    if (rank == own)
+        return offset_by(run->call->reduces[piece->tensor].full,
+                         slice_offset(run, piece));
+    return tsr_host_slot(run->comm, rank) + (size_t)own * run->capacity +
+           piece->offset;
+}
+
 static void reduce_read(tsr_host_run *run, const tsr_host_piece *piece,
                         char *slot) {
-    const tsr_reduce *reduce = &run->call->reduces[piece->tensor];
-    int rank = run->comm->base.rank;
-    size_t own = ((size_t)rank * reduce->count + piece->first) * piece->bytes;
-    size_t part = (size_t)rank * run->capacity + piece->offset;
     (void)slot;
-    for (int r = 0; r < run->comm->base.world; r++)
-        reduce_source(run, piece, r,
-                      r == rank ? offset_by(reduce->full, own)
-                                : tsr_host_slot(run->comm, r) + part);
-    reduce_finish(run, piece);
+    reduce_piece(run, piece, staged_source);
 }
 
 tsr_status tsr_host_reduce_scatter(tsr_host_run *run) {

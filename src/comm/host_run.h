@@ -12,6 +12,7 @@ typedef struct tsr_host_run {
     const tsr_host_call *call;
     size_t first, tensors; /* the batch */
     size_t capacity;       /* bytes of a chunk */
+    bool past_caches;      /* results are too large to stay in caches */
     double squares;        /* of the tensor being reduced, so far */
     tsr_sum_block *sum;    /* borrowed: scratch */
 } tsr_host_run;

@@ -8,6 +8,7 @@
 #define TSR_COMM_SUM_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "tessera/dtype.h"
 
@@ -31,5 +32,27 @@ void tsr_sum_store(tsr_sum_block *sum, tsr_dtype dtype, void *to, size_t count,
                    float scale, bool accumulate);
 /* The sum of squares of a block that was stored. */
 double tsr_sum_squares(const tsr_sum_block *sum, tsr_dtype dtype, size_t count);
+
+/* The last two ranks' values, or the sum so far and the last rank's, in one
+ * pass:
+ *
+ *   to[i] = (accumulate ? to[i] : 0) + scale * (first[i] + second[i])
+ *
+ * with the bits of load, add and store, block by block. first and second: f32
+ * or bf16 each, but not (bf16, f32); `to` may be one of them. */
+typedef struct tsr_sum_pair {
+    const void *first, *second; /* (count) */
+    tsr_dtype first_dtype, second_dtype;
+    float *to;    /* (count) */
+    size_t count; /* any number of blocks */
+    float scale;
+    bool accumulate;
+    bool past_caches; /* nobody reads `to` soon */
+    double *squares;  /* may be NULL: tsr_sum_squares of each block is added */
+} tsr_sum_pair;
+
+/* Whether sums over ranks of `wire` that become `out` can end with a pair. */
+bool tsr_sum_pairs(tsr_dtype wire_dtype, tsr_dtype out_dtype);
+void tsr_sum_pair_store(const tsr_sum_pair *pair);
 
 #endif
