@@ -13,6 +13,7 @@ static tsr_status choose_model(const session_flags *flags,
     model->dim = flags->dim ? flags->dim : model->dim;
     model->seq = flags->seq ? flags->seq : model->seq;
     model->vocab = flags->vocab ? flags->vocab : model->vocab;
+    TSR_TRY(options_dtype(flags->dtype, &model->dtype));
     if (model->dim % model->heads != 0)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "--dim %lld is not divisible by --heads %lld",
@@ -78,15 +79,16 @@ static tsr_status check_memory(const cli_session *self, size_t needed) {
         tsr_format_bytes(needed, need), tsr_format_bytes(available, have));
 }
 
-/* What no plan can do without: weight, gradient and two moments, and every
- * token's embedding, four bytes each. Spares compiling what cannot run, or is
+/* What no plan can do without: weight, gradient and two moments, four bytes
+ * each, and every token's embedding. Spares compiling what cannot run, or is
  * too large to be counted. */
 static size_t least_bytes(const cli_session *self) {
     const session_flags *flags = &self->flags;
     double tokens =
         (double)flags->ranks * (double)flags->batch * (double)self->model.seq;
     double bytes = 16.0 * (double)tsr_gpt_param_count(&self->model) +
-                   4.0 * tokens * (double)self->model.dim;
+                   (double)tsr_dtype_bytes(self->model.dtype) * tokens *
+                       (double)self->model.dim;
     return bytes < 1e18 ? (size_t)bytes : (size_t)1e18;
 }
 

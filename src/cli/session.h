@@ -13,7 +13,8 @@ typedef struct session_flags {
     int64_t ranks, threads, batch, accumulate;
     const char *gather; /* "alias" or "copy" */
     int64_t prefetch;
-    double wire; /* GB/s */
+    double wire;       /* GB/s */
+    const char *dtype; /* "f32" or "bf16" */
     size_t memory;
     double weight_decay, beta1, beta2, clip;
 } session_flags;
@@ -82,6 +83,14 @@ typedef struct session_flags {
          1e6,                                                                  \
          "GB/S",                                                               \
          "pretend that ranks are linked this fast: their calls take longer"},  \
+        {"dtype",                                                              \
+         OPTION_TEXT,                                                          \
+         offsetof(type, member.dtype),                                         \
+         0,                                                                    \
+         0,                                                                    \
+         "TYPE",                                                               \
+         "f32 (default), or bf16: gathered weights, activations and whole "    \
+         "gradients in bf16, all that is kept in f32"},                        \
         {"weight-decay",                                                       \
          OPTION_REAL,                                                          \
          offsetof(type, member.weight_decay),                                  \
@@ -108,8 +117,8 @@ typedef struct session_flags {
 #define SESSION_DEFAULTS                                                       \
     {                                                                          \
         .model = "gpt2", .ranks = 1, .batch = 4, .accumulate = 1,              \
-        .gather = "alias", .prefetch = 1, .weight_decay = 0.1, .beta1 = 0.9,   \
-        .beta2 = 0.95, .clip = 1                                               \
+        .gather = "alias", .prefetch = 1, .dtype = "f32", .weight_decay = 0.1, \
+        .beta1 = 0.9, .beta2 = 0.95, .clip = 1                                 \
     }
 
 typedef struct cli_session {

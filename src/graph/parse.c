@@ -413,12 +413,29 @@ static tsr_status take_param_name(parser *self, const char **out_name) {
     return TSR_OK;
 }
 
+/* stored=dtype? */
+static tsr_status take_stored(parser *self, tsr_param *param) {
+    int stored = (int)param->type.dtype;
+    tsr_word word;
+    tsr_lexer_peek_word(self->lexer, &word);
+    if (tsr_word_is(&word, "stored")) {
+        self->lexer->at += word.length;
+        TSR_TRY(tsr_lexer_expect(self->lexer, '=', "'='"));
+        TSR_TRY(tsr_lexer_name(self->lexer, &dtypes, &stored));
+    }
+    param->stored = (tsr_dtype)stored;
+    return tsr_check_stored(param) == TSR_OK
+               ? TSR_OK
+               : tsr_lexer_error(self->lexer, word.at, "%s", tsr_last_error());
+}
+
 static tsr_status parse_param(parser *self) {
     tsr_param param = {0};
     size_t group, granule;
     tsr_word word;
     TSR_TRY(take_param_name(self, &param.name));
     TSR_TRY(take_type(self, &param.type));
+    TSR_TRY(take_stored(self, &param));
     TSR_TRY(tsr_lexer_setting(self->lexer, "group", 0, INT32_MAX, &group));
     TSR_TRY(tsr_lexer_setting(self->lexer, "granule", 1, (size_t)MOST_GRANULE,
                               &granule));

@@ -14,6 +14,7 @@ static const char *const role_names[TSR_ROLE_COUNT] = {
     [TSR_ROLE_GATHERED] = "gathered",
     [TSR_ROLE_FULL_GRAD] = "full_grad",
     [TSR_ROLE_GRAD_SHARD] = "grad_shard",
+    [TSR_ROLE_MASTER] = "master",
 };
 static const char *const space_names[TSR_SPACE_COUNT] = {
     [TSR_SPACE_NONE] = "none",           [TSR_SPACE_WEIGHTS] = "weights",

@@ -41,6 +41,8 @@ static void print_real(tsr_text *text, double value) {
 static void print_param(tsr_text *text, const tsr_param *param) {
     tsr_text_append(text, "param \"%s\"", param->name);
     print_type(text, &param->type);
+    if (tsr_has_master(param))
+        tsr_text_append(text, " stored=%s", tsr_dtype_name(param->stored));
     tsr_text_append(text, " group=%d granule=%" PRId64 " %s(", param->group,
                     param->granule,
                     param->init == TSR_INIT_NORMAL ? "normal" : "constant");
