@@ -153,13 +153,14 @@ typedef struct tsr_kernel_call {
     tsr_device *device; /* for tsr_device_parallel */
 } tsr_kernel_call;
 
-/* How one op runs on one device. `run` never allocates, never waits, and
- * decides nothing from data that other ranks lack. */
+/* How one op runs on one device; `threads` are the device's. `run` never
+ * allocates, never waits, and decides nothing from data that other ranks lack.
+ */
 typedef struct tsr_kernel {
     const char *op;
-    tsr_status (*prepare)(const tsr_op_view *view,
+    tsr_status (*prepare)(const tsr_op_view *view, int threads,
                           void **out_state); /* NULL: no state */
-    void (*unprepare)(void *state);          /* NULL with prepare */
+    void (*unprepare)(void *state);          /* takes NULL; NULL with prepare */
     size_t (*workspace)(const tsr_op_view *view,
                         int threads); /* bytes; NULL: 0 */
     tsr_status (*run)(const tsr_kernel_call *call);
@@ -192,6 +193,13 @@ typedef struct tsr_workspace_query {
 TSR_API size_t tsr_kernel_workspace(const void *query, const tsr_op_view *view);
 /* What the kernels are and run on, for people: "avx512, oneDNN 2.6.3". */
 TSR_API const char *tsr_kernel_table_describe(const tsr_kernel_table *table);
+/* How matrices of this dtype (f32 or bf16) are multiplied, which bits depend
+ * on, for tsr_target: "f32: oneDNN 2.6.3", "bf16: oneDNN 2.6.3", "f32 over
+ * bf16: own products". Borrowed from the table. The first call for bf16 in a
+ * process times a product of each kind, unless TESSERA_BF16=native or f32 is in
+ * the environment. */
+TSR_API const char *tsr_kernel_table_products(const tsr_kernel_table *table,
+                                              tsr_dtype dtype);
 
 #ifdef __cplusplus
 }

@@ -88,6 +88,8 @@ static tsr_status compile(decoder *self, int64_t capacity) {
     TSR_TRY(tsr_op_table_create(&self->ops));
     TSR_TRY(tsr_kernel_table_create(TSR_KERNELS_CPU, &self->kernels));
     query.kernels = self->kernels;
+    target.products =
+        tsr_kernel_table_products(self->kernels, self->config.dtype);
     TSR_TRY(tsr_graph_create(self->ops, &graph));
     tsr_status status = tsr_gpt_build_decode(graph, &self->config, capacity);
     if (status != TSR_OK) {

@@ -377,6 +377,17 @@ static tsr_status parse_target(parser *self) {
     return tsr_lexer_error(self->lexer, start, "%s", tsr_last_error());
 }
 
+static tsr_status parse_products(parser *self) {
+    tsr_lexer_peek(self->lexer);
+    size_t at = self->lexer->at;
+    TSR_TRY(take_string(self, &self->plan->target.products));
+    return self->plan->target.products[0]
+               ? TSR_OK
+               : tsr_lexer_error(self->lexer, at,
+                                 "found an empty name, expected how matrices "
+                                 "are multiplied");
+}
+
 static tsr_status parse_bytes(parser *self) {
     for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_COUNT; s++)
         TSR_TRY(tsr_lexer_setting(self->lexer, tsr_space_name((tsr_space)s), 0,
@@ -480,9 +491,10 @@ static const struct {
     bool once;
     tsr_status (*parse)(parser *self);
 } statements[] = {
-    {"target", true, parse_target}, {"bytes", true, parse_bytes},
-    {"param", false, parse_param},  {"value", false, parse_value},
-    {"loss", true, parse_loss},     {"section", false, parse_section},
+    {"target", true, parse_target},    {"products", true, parse_products},
+    {"bytes", true, parse_bytes},      {"param", false, parse_param},
+    {"value", false, parse_value},     {"loss", true, parse_loss},
+    {"section", false, parse_section},
 };
 #define STATEMENTS ((int)(sizeof statements / sizeof *statements))
 
@@ -501,8 +513,8 @@ static tsr_status parse_statement(parser *self) {
     if (row < self->stage || (row == self->stage && statements[row].once))
         return tsr_lexer_error(
             self->lexer, word.at,
-            "found '%s' too late or twice, expected the order target, bytes, "
-            "param, value, loss, sections",
+            "found '%s' too late or twice, expected the order target, "
+            "products, bytes, param, value, loss, sections",
             statements[row].keyword);
     self->stage = row;
     self->lexer->at += word.length;

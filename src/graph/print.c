@@ -104,6 +104,8 @@ tsr_status tsr_plan_print(const tsr_plan *plan, char **out_text) {
         "target world=%d shared=%d gather_alias=%d alignment=%zu memory=%zu\n",
         target->world, target->shared, target->gather_alias, target->alignment,
         target->memory);
+    if (target->products)
+        tsr_text_append(&text, "products \"%s\"\n", target->products);
     tsr_text_append(&text, "bytes");
     for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_COUNT; s++)
         tsr_text_append(&text, " %s=%zu", tsr_space_name((tsr_space)s),

@@ -279,7 +279,8 @@ static inline void run_op(const runner *r, const op_call *call) {
     buffer workspace = buffer_create(workspace_bytes, 0);
     void *state = NULL;
     if (kernel->prepare)
-        CHECK_OK(kernel->prepare(&v.view, &state));
+        CHECK_OK(
+            kernel->prepare(&v.view, tsr_device_threads(r->device), &state));
     run_on_device(kernel, &(tsr_kernel_call){.view = v.view,
                                              .state = state,
                                              .in = in_addresses,

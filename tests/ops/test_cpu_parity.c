@@ -3,6 +3,9 @@
  * our own products, with and without accumulators and memory taken over. */
 #include "op_run.h"
 
+#include "ops/cpu_bf16.h"
+#include "ops/cpu_matmul.h"
+
 /* Of activations, weights and their gradients. */
 static tsr_dtype real;
 
@@ -84,12 +87,16 @@ static void check_parity(const op_call *call, unsigned flags) {
     const runner reference = ref_runner(devices[0]);
     results expected = run_on(&reference, call);
     for (size_t i = 0; i < set_count; i++) {
+        tsr_cpu_bf16_prefer(TSR_BF16_F32);
         check_set(sets[i], call, &expected, flags);
         if (flags & OWN_PRODUCTS) {
             tsr_cpu_gemm_prefer_own(true);
             check_set(sets[i], call, &expected, flags);
             tsr_cpu_gemm_prefer_own(false);
         }
+        tsr_cpu_bf16_prefer(TSR_BF16_NATIVE);
+        if ((flags & OWN_PRODUCTS) && real == TSR_BF16 && tsr_matmul_possible())
+            check_set(sets[i], call, &expected, flags);
     }
     for (size_t j = 0; j < expected.count; j++)
         memcpy(call->out[j]->data, expected.out[j].data,

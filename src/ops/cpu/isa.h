@@ -57,9 +57,9 @@ extern const tsr_cpu_kernel_set TSR_CPU(set);
                                               int threads);
 #define TSR_CPU_DECLARE_PREPARE(name)                                          \
     tsr_status TSR_CPU_OF(name##_prepare, f32)(const tsr_op_view *view,        \
-                                               void **out_state);              \
-    tsr_status TSR_CPU_OF(name##_prepare, bf16)(const tsr_op_view *view,       \
-                                                void **out_state);
+                                               int threads, void **out_state); \
+    tsr_status TSR_CPU_OF(name##_prepare, bf16)(                               \
+        const tsr_op_view *view, int threads, void **out_state);
 
 TSR_CPU_KERNELS(TSR_CPU_DECLARE)
 TSR_CPU_KERNELS_WITH_WORKSPACE(TSR_CPU_DECLARE)

@@ -50,10 +50,10 @@ static tsr_product linear_grad_weight_product(const tsr_op_view *view) {
         const tsr_product product = op##_product(view);                        \
         return TSR_KERNEL(product_workspace)(&product, threads);               \
     }                                                                          \
-    tsr_status TSR_KERNEL(op##_prepare)(const tsr_op_view *view,               \
+    tsr_status TSR_KERNEL(op##_prepare)(const tsr_op_view *view, int threads,  \
                                         void **out_state) {                    \
         const tsr_product product = op##_product(view);                        \
-        return TSR_KERNEL(product_prepare)(&product, out_state);               \
+        return TSR_KERNEL(product_prepare)(&product, threads, out_state);      \
     }                                                                          \
     tsr_status TSR_KERNEL(op)(const tsr_kernel_call *call) {                   \
         const tsr_product product = op##_product(&call->view);                 \

@@ -25,11 +25,14 @@ typedef struct tsr_product {
     size_t TSR_CPU_OF(product_workspace, element)(const tsr_product *product,  \
                                                   int threads);                \
     tsr_status TSR_CPU_OF(product_prepare, element)(                           \
-        const tsr_product *product, void **out_state);                         \
+        const tsr_product *product, int threads, void **out_state);            \
     tsr_status TSR_CPU_OF(product_run, element)(const tsr_product *product,    \
                                                 const tsr_kernel_call *call);
 TSR_PRODUCT_DECLARE(f32)
 TSR_PRODUCT_DECLARE(bf16)
+
+/* What either of them prepared; takes NULL. */
+void TSR_CPU(product_release)(void *state);
 
 static inline const void *tsr_product_a(const tsr_product *product,
                                         const tsr_kernel_call *call) {

@@ -62,8 +62,9 @@ size_t TSR_CPU_OF(product_workspace, f32)(const tsr_product *product,
 }
 
 tsr_status TSR_CPU_OF(product_prepare, f32)(const tsr_product *product,
-                                            void **out_state) {
+                                            int threads, void **out_state) {
     (void)product;
+    (void)threads;
     *out_state = NULL;
     return TSR_OK;
 }
@@ -86,8 +87,8 @@ tsr_status TSR_CPU_OF(product_run, f32)(const tsr_product *product,
              .bias = product->has_bias ? call->in[2] : NULL,
              .acc = product->has_acc ? call->in[2] : NULL,
              .by_rows = product->m > product->n};
-    tsr_device_parallel(
-        call->device,
-        tsr_ceil_div(p.by_rows ? product->m : product->n, TILE), cut_body, &p);
+    tsr_device_parallel(call->device,
+                        tsr_ceil_div(p.by_rows ? product->m : product->n, TILE),
+                        cut_body, &p);
     return TSR_OK;
 }

@@ -23,11 +23,12 @@ static bool is_bf16(const tsr_op_view *view) {
                    : TSR_CPU_OF(name##_workspace, f32)(view, threads);         \
     }
 #define PREPARE(name)                                                          \
-    static tsr_status name##_prepare(const tsr_op_view *view,                  \
+    static tsr_status name##_prepare(const tsr_op_view *view, int threads,     \
                                      void **out_state) {                       \
-        return is_bf16(view)                                                   \
-                   ? TSR_CPU_OF(name##_prepare, bf16)(view, out_state)         \
-                   : TSR_CPU_OF(name##_prepare, f32)(view, out_state);         \
+        return is_bf16(view) ? TSR_CPU_OF(name##_prepare, bf16)(view, threads, \
+                                                                out_state)     \
+                             : TSR_CPU_OF(name##_prepare, f32)(view, threads,  \
+                                                               out_state);     \
     }
 TSR_CPU_KERNELS(RUN)
 TSR_CPU_KERNELS_WITH_WORKSPACE(RUN)
@@ -42,7 +43,7 @@ TSR_CPU_PRODUCTS(PREPARE)
 #define PRODUCT_ROW(name)                                                      \
     {.op = #name,                                                              \
      .prepare = name##_prepare,                                                \
-     .unprepare = NULL,                                                        \
+     .unprepare = TSR_CPU(product_release),                                    \
      .workspace = name##_workspace,                                            \
      .run = name},
 #define NAME_(isa) #isa
