@@ -64,14 +64,13 @@ static bool bf16_is_faster(void) {
                                     .lda = PROBE_SIDE,
                                     .ldb = PROBE_SIDE,
                                     .ldc = PROBE_SIDE};
-    const size_t bytes =
-        3 * sizeof(float) * PROBE_SIDE * PROBE_SIDE;
+    const size_t bytes = 3 * sizeof(float) * PROBE_SIDE * PROBE_SIDE;
     probe self = {0};
     void *memory = NULL;
     tsr_status status = tsr_matmul_create(&shape, &self.matmul);
     if (status == TSR_OK)
-        status = tsr_alloc(
-            ALIGNMENT + bytes + tsr_matmul_scratch_bytes(&shape), 1, &memory);
+        status = tsr_alloc(ALIGNMENT + bytes + tsr_matmul_scratch_bytes(&shape),
+                           1, &memory);
     if (status == TSR_OK) {
         self.memory = (float *)(tsr_round_up((uintptr_t)memory, ALIGNMENT));
         status = time_both(&self);

@@ -39,9 +39,7 @@ static struct {
     pthread_once_t once; /* guards the rest, which is read-only afterwards */
     bool found;
     void *engine, *stream; /* of the process, like the library */
-    const struct {
-        int major, minor, patch;
-    } *(*version)(void);
+    const struct { int major, minor, patch; } * (*version)(void);
     int (*engine_create)(void **engine, int kind, size_t index);
     int (*stream_create)(void **stream, void *engine, unsigned flags);
     int (*memory_desc_init)(memory_desc *desc, int dims, const int64_t *shape,
@@ -144,12 +142,11 @@ struct tsr_matmul {
 static tsr_status dnnl_error(int code, const tsr_matmul_shape *shape) {
     if (code == 0)
         return TSR_OK;
-    return tsr_error(code == DNNL_OUT_OF_MEMORY ? TSR_OUT_OF_MEMORY
-                                                : TSR_UNSUPPORTED,
-                     "oneDNN fails (%d) at a bf16 product of %lld x %lld x "
-                     "%lld; TESSERA_BF16=f32 does without",
-                     code, (long long)shape->m, (long long)shape->n,
-                     (long long)shape->k);
+    return tsr_error(
+        code == DNNL_OUT_OF_MEMORY ? TSR_OUT_OF_MEMORY : TSR_UNSUPPORTED,
+        "oneDNN fails (%d) at a bf16 product of %lld x %lld x "
+        "%lld; TESSERA_BF16=f32 does without",
+        code, (long long)shape->m, (long long)shape->n, (long long)shape->k);
 }
 
 /* (rows, columns) of an operand; `ld` apart, or transposed in memory. */
@@ -213,8 +210,8 @@ static int recipe_init(const tsr_matmul_shape *shape, recipe *self) {
     if (attr)
         dnnl.attr_destroy(attr);
     if (code == 0)
-        self->matrices[SCRATCH] = *dnnl.primitive_desc_query(
-            self->desc, DNNL_QUERY_SCRATCHPAD, 0);
+        self->matrices[SCRATCH] =
+            *dnnl.primitive_desc_query(self->desc, DNNL_QUERY_SCRATCHPAD, 0);
     return code;
 }
 

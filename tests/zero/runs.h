@@ -4,10 +4,13 @@
 #ifndef TSR_TESTS_ZERO_RUNS_H
 #define TSR_TESTS_ZERO_RUNS_H
 
+#include "base/half.h"
 #include "comm/ranks.h"
+#include "ops/cpu_bf16.h"
+#include "ops/cpu_matmul.h"
 #include "train/trainer.h"
 
-enum { RUN_MAX_STEPS = 64, RUN_KINDS = 3 };
+enum { RUN_MAX_STEPS = 256, RUN_KINDS = 3 };
 
 /* Samples of one evaluation; a multiple of world * batch. */
 enum { RUN_EVAL_SAMPLES = 120 };
@@ -39,6 +42,7 @@ typedef struct tsr_run {
     const char *load, *save; /* folders of checkpoints, or NULL */
     bool evaluate; /* after every step, on samples of its own; the plans share
                       an arena */
+    tsr_read_sample read; /* of the model's config; NULL: run_read */
 } tsr_run;
 
 /* What ranks share: made before they start. */
@@ -112,6 +116,8 @@ static inline void run_session_open(const tsr_run *run, run_session *self) {
     *self = (run_session){.run = run};
     CHECK_OK(tsr_op_table_create(&self->ops));
     CHECK_OK(tsr_kernel_table_create(run->kernels, &self->kernels));
+    target.products =
+        tsr_kernel_table_products(self->kernels, run->model.dtype);
     CHECK_OK(tsr_compile_training(run_graph(self, 1 / tokens), &target,
                                   &training, &self->plan));
     self->plan->target.workspace = NULL;
@@ -137,11 +143,12 @@ static inline tsr_trainer_options run_options(const run_session *self,
     uint64_t delay_seed =
         run->delay_seed ? run->delay_seed + 1000 * (uint64_t)rank : 0;
     uint32_t slowness = (uint32_t)(delay_seed % 3);
+    tsr_samples samples = {run->read ? run->read : run_read, &run->model};
     return (tsr_trainer_options){
         .plan = self->plan,
         .eval_plan = self->eval_plan,
-        .samples = {run_read, &run->model},
-        .eval_samples = {run_read, &run->model},
+        .samples = samples,
+        .eval_samples = samples,
         .micro_steps = run->micro_steps,
         .rates = {.peak = 5e-3, .floor = 1e-3, .warmup = 2, .steps = 40},
         .seed = 7,
@@ -181,6 +188,15 @@ static inline void outcome_release(outcome *self) {
     tsr_os_unmap(self, self->bytes);
 }
 
+/* The bf16 twin, where there is one, is the weights rounded. */
+static inline void check_twin(const tsr_checkpoint_tensor *tensor) {
+    for (size_t i = 0; tensor->twin && i < tensor->shard_count; i++)
+        CHECK_MESSAGE(tensor->twin[i] == tsr_to_bf16(tensor->weights[i]),
+                      "'%s': element %zu is %.9g, its twin %.9g", tensor->name,
+                      i, (double)tensor->weights[i],
+                      (double)tsr_from_bf16(tensor->twin[i]));
+}
+
 /* Adds this rank's shards; what they have past the parameter's end is 0. */
 static inline void outcome_collect(outcome *self, const tsr_trainer *trainer) {
     size_t at = 0;
@@ -188,6 +204,7 @@ static inline void outcome_collect(outcome *self, const tsr_trainer *trainer) {
         const tsr_checkpoint_tensor *tensor = &trainer->tensors.data[t];
         const float *kinds[RUN_KINDS] = {tensor->weights, tensor->exp_avg,
                                          tensor->exp_avg_sq};
+        check_twin(tensor);
         size_t part = tsr_checkpoint_part(tensor, trainer->rank);
         size_t first =
             part ? at + (size_t)trainer->rank * tensor->shard_count : 0;
