@@ -41,13 +41,15 @@ static size_t linear_workspace(const void *context, const tsr_op_view *view) {
 }
 
 /* The text of the plan, owned by the caller (tsr_plan_text_release). */
-static char *compiled_text(const tsr_op_table *ops, int world, bool alias) {
-    static const tsr_gpt_config config = {.layers = 2,
-                                          .heads = 2,
-                                          .dim = 8,
-                                          .vocab = 11,
-                                          .seq = 4,
-                                          .norm_eps = 1e-5};
+static char *compiled_text(const tsr_op_table *ops, tsr_dtype dtype, int world,
+                           bool alias) {
+    const tsr_gpt_config config = {.layers = 2,
+                                   .heads = 2,
+                                   .dim = 8,
+                                   .vocab = 11,
+                                   .seq = 4,
+                                   .norm_eps = 1e-5,
+                                   .dtype = dtype};
     static const tsr_training training = {
         .micro_steps = 2,
         .adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .max_norm = 1}};
@@ -114,12 +116,12 @@ static void check_fault(const tsr_op_table *ops, const char *base,
     text_release(&text);
 }
 
-/* Every fault in every plan that it fits. */
-static void check_faults(const tsr_op_table *ops, const fault *faults,
-                         size_t count) {
+/* Every fault in every plan that it fits, of a model in `dtype`. */
+static void check_faults(const tsr_op_table *ops, tsr_dtype dtype,
+                         const fault *faults, size_t count) {
     for (int world = 2; world <= 3; world++)
         for (int alias = 0; alias < 2; alias++) {
-            char *base = compiled_text(ops, world, alias);
+            char *base = compiled_text(ops, dtype, world, alias);
             CHECK_OK(verify_text(ops, base));
             for (size_t i = 0; i < count; i++)
                 if ((faults[i].modes & (alias ? ALIAS : COPY)) &&

@@ -261,7 +261,7 @@ static finding workspace_too_small(plan_text *t) {
 
 static void test_budget(const tsr_op_table *ops) {
     plan_text text;
-    char *base = compiled_text(ops, 2, true);
+    char *base = compiled_text(ops, TSR_F32, 2, true);
     text_load(&text, base);
     text_replace(&text, text_line(&text, "target"), "memory=0", "memory=4096");
     char *edited = text_join(&text);
@@ -349,7 +349,7 @@ static int check_every_after(const tsr_op_table *ops, const char *base) {
 
 static void test_every_after(const tsr_op_table *ops) {
     for (int alias = 0; alias < 2; alias++) {
-        char *base = compiled_text(ops, 2, alias);
+        char *base = compiled_text(ops, TSR_F32, 2, alias);
         CHECK(check_every_after(ops, base) > 20);
         tsr_plan_text_release(base);
     }
@@ -394,7 +394,7 @@ static const fault faults[] = {
 int main(void) {
     tsr_op_table *ops;
     CHECK_OK(tsr_op_table_create(&ops));
-    check_faults(ops, faults, sizeof faults / sizeof *faults);
+    check_faults(ops, TSR_F32, faults, sizeof faults / sizeof *faults);
     test_budget(ops);
     test_every_after(ops);
     tsr_op_table_release(ops);
