@@ -26,16 +26,16 @@ static tsr_status compile(cli_session *self, const tsr_workspace_query *query,
     const session_flags *flags = &self->flags;
     tsr_graph *graph;
     bool alias = strcmp(flags->gather, "alias") == 0;
-    tsr_target target = {.world = (int)flags->ranks,
-                         .shared = true,
-                         .gather_alias = alias,
-                         .prefetch =
-                             flags->prefetch ? (int)flags->prefetch : -1,
-                         .memory = flags->memory,
-                         .workspace = tsr_kernel_workspace,
-                         .workspace_context = query,
-                         .products = tsr_kernel_table_products(
-                             self->kernels, self->model.dtype)};
+    tsr_target target = {
+        .world = (int)flags->ranks,
+        .shared = true,
+        .gather_alias = alias,
+        .prefetch = flags->prefetch ? (int)flags->prefetch : -1,
+        .memory = flags->memory,
+        .workspace = tsr_kernel_workspace,
+        .workspace_context = query,
+        .products =
+            tsr_kernel_table_products(self->kernels, self->model.dtype)};
     tsr_training training = {.micro_steps = (int)flags->accumulate,
                              .adamw = {.beta1 = flags->beta1,
                                        .beta2 = flags->beta2,

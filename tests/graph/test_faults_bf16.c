@@ -1,5 +1,5 @@
-/* The verifier catches planted faults of masters and twins: a plan of a model in
- * bf16, edited, must be rejected with the rule that was broken. */
+/* The verifier catches planted faults of masters and twins: a plan of a model
+ * in bf16, edited, must be rejected with the rule that was broken. */
 #include "graph/faults.h"
 
 /* Operands of an adamw with a twin. */
@@ -19,8 +19,8 @@ static finding twin_not_written(plan_text *t) {
     drop_last_output(t, adamw);
     drop_last_input(t, adamw);
     use_instead(t, adamw + 1, written, twin);
-    return (finding){"twin not written", adamw,
-                     output_of(t, adamw, MASTER_OUT), "param_shard"};
+    return (finding){"twin not written", adamw, output_of(t, adamw, MASTER_OUT),
+                     "param_shard"};
 }
 
 /* A node that writes the twin, the master knowing nothing of it. */
@@ -133,12 +133,12 @@ static finding statistic_in_bf16(plan_text *t) {
 }
 
 static const fault faults[] = {
-    FAULT(twin_not_written, BOTH),      FAULT(twin_written_alone, BOTH),
-    FAULT(twins_swapped, BOTH),         FAULT(gather_of_the_master, BOTH),
-    FAULT(master_in_bf16, BOTH),        FAULT(twin_in_f32, BOTH),
-    FAULT(master_without_need, BOTH),   FAULT(master_in_the_weights, BOTH),
-    FAULT(twins_not_fenced, ALIAS),     FAULT(twins_not_seen, ALIAS),
-    FAULT(adamw_removed, BOTH),         FAULT(statistic_in_bf16, BOTH),
+    FAULT(twin_not_written, BOTH),    FAULT(twin_written_alone, BOTH),
+    FAULT(twins_swapped, BOTH),       FAULT(gather_of_the_master, BOTH),
+    FAULT(master_in_bf16, BOTH),      FAULT(twin_in_f32, BOTH),
+    FAULT(master_without_need, BOTH), FAULT(master_in_the_weights, BOTH),
+    FAULT(twins_not_fenced, ALIAS),   FAULT(twins_not_seen, ALIAS),
+    FAULT(adamw_removed, BOTH),       FAULT(statistic_in_bf16, BOTH),
 };
 
 int main(void) {

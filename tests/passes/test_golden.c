@@ -120,7 +120,7 @@ static void test_prefetch(void) {
     const tsr_pass *passes[] = {tsr_pass_differentiate(), tsr_pass_shard(),
                                 tsr_pass_update(), tsr_pass_schedule(),
                                 tsr_pass_prefetch()};
-    tsr_plan *plan = plan_of(tiny_graph(), 3, false);
+    tsr_plan *plan = plan_of(tiny_graph(TSR_F32), 3, false);
     CHECK_OK(tsr_pipeline_run(plan, passes, sizeof passes / sizeof *passes,
                               &gpt_training));
     check_golden(plan, "prefetch");
