@@ -128,10 +128,11 @@ static int run(int argc, char **argv) {
     if (session_open(&self.flags.session, false, &self.session) != TSR_OK) {
         code = fail(&bench_command, tsr_last_error());
     } else {
+        char kernels[SESSION_KERNELS_BYTES];
         printf("machine   %lld ranks x %lld threads, %s\n",
                (long long)self.session.flags.ranks,
                (long long)self.session.flags.threads,
-               tsr_kernel_table_describe(self.session.kernels));
+               session_kernels(&self.session, kernels));
         fflush(stdout);
         code = launch(&bench_command, (int)self.session.flags.ranks, run_rank,
                       &self);

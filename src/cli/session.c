@@ -1,5 +1,6 @@
 #include "cli/session.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/os.h"
@@ -135,6 +136,17 @@ void session_close(cli_session *self) {
     tsr_kernel_table_release(self->kernels);
     tsr_op_table_release(self->ops);
     memset(self, 0, sizeof *self);
+}
+
+char *session_kernels(const cli_session *self,
+                      char buffer[SESSION_KERNELS_BYTES]) {
+    const char *kernels = tsr_kernel_table_describe(self->kernels);
+    if (self->model.dtype == TSR_F32)
+        snprintf(buffer, SESSION_KERNELS_BYTES, "%s", kernels);
+    else
+        snprintf(buffer, SESSION_KERNELS_BYTES, "%s, products in %s", kernels,
+                 self->plan->target.products);
+    return buffer;
 }
 
 /* Only a job that fills the machine does: two smaller ones would otherwise

@@ -139,6 +139,13 @@ void session_close(cli_session *session);
  * own, when ranks and threads fill the machine. */
 void session_pin(const cli_session *session, int rank);
 
+/* What the kernels are and how they multiply, for people: "avx512, oneDNN
+ * 2.6.3", "avx512, oneDNN 2.6.3, products in bf16: oneDNN 2.6.3". Returns
+ * buffer. */
+#define SESSION_KERNELS_BYTES 192
+char *session_kernels(const cli_session *session,
+                      char buffer[SESSION_KERNELS_BYTES]);
+
 /* The trainer's options; samples, rates and seed are the caller's to add. */
 tsr_trainer_options session_trainer(const cli_session *session);
 

@@ -1,6 +1,7 @@
-/* The reference on bf16 is the reference on the same numbers in f32, its results
- * rounded once: to the bit, forward and backward. The backward in f32 is the
- * derivative of the forward (test_ref_grad.c), so this one is, rounded. */
+/* The reference on bf16 is the reference on the same numbers in f32, its
+ * results rounded once: to the bit, forward and backward. The backward in f32
+ * is the derivative of the forward (test_ref_grad.c), so this one is, rounded.
+ */
 #include "op_run.h"
 
 static runner reference;
@@ -59,9 +60,8 @@ static void check_tokens(void) {
     tensor_randomize_ints(&tokens, -1, 6);
     tensor known = tensor_copy(&tokens);
     tensor_randomize_ints(&known, 0, 5);
-    check_rounds(
-        &(op_call){"embedding", .in = {&known, &weight}, .out = {&y}},
-        (halves){2, 1});
+    check_rounds(&(op_call){"embedding", .in = {&known, &weight}, .out = {&y}},
+                 (halves){2, 1});
     check_rounds(&(op_call){"embedding_grad", .in = {&tokens, &dy, &acc},
                             .out = {&dweight},
                             .attrs = {TSR_ATTR_INT("rows", 5)}},
@@ -134,11 +134,9 @@ static void check_attention(void) {
     /* The caches are what they were, and this token's, which bf16 has. */
     tensor k_f32 = tensor_copy(&k), v_f32 = tensor_copy(&v);
     at.data[0] = 4;
-    const op_call cached = {"attention_cached",
-                            .in = {&token, &k, &v, &at},
+    const op_call cached = {"attention_cached", .in = {&token, &k, &v, &at},
                             .out = {&y_token, &k_f32, &v_f32},
-                            .attrs = {heads, kv_heads},
-                            .over = {0, 2, 3}};
+                            .attrs = {heads, kv_heads}, .over = {0, 2, 3}};
     for (int64_t i = 0; i < tensor_count(&token); i++)
         token.data[i] = rounded(token.data[i]);
     for (int64_t i = 0; i < tensor_count(&k); i++) {

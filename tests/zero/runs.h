@@ -197,14 +197,19 @@ static inline void check_twin(const tsr_checkpoint_tensor *tensor) {
                       (double)tsr_from_bf16(tensor->twin[i]));
 }
 
+static inline void check_twins(const tsr_trainer *trainer) {
+    for (size_t t = 0; t < trainer->tensors.count; t++)
+        check_twin(&trainer->tensors.data[t]);
+}
+
 /* Adds this rank's shards; what they have past the parameter's end is 0. */
 static inline void outcome_collect(outcome *self, const tsr_trainer *trainer) {
     size_t at = 0;
+    check_twins(trainer);
     for (size_t t = 0; t < trainer->tensors.count; t++) {
         const tsr_checkpoint_tensor *tensor = &trainer->tensors.data[t];
         const float *kinds[RUN_KINDS] = {tensor->weights, tensor->exp_avg,
                                          tensor->exp_avg_sq};
-        check_twin(tensor);
         size_t part = tsr_checkpoint_part(tensor, trainer->rank);
         size_t first =
             part ? at + (size_t)trainer->rank * tensor->shard_count : 0;
@@ -234,8 +239,10 @@ static inline void run_rank(rank_context *rank) {
     tsr_trainer_options options = run_options(job->session, rank->rank);
     tsr_trainer *trainer;
     CHECK_OK(tsr_trainer_create(&options, rank->bootstrap, &trainer));
+    check_twins(trainer);
     if (run->load)
         CHECK_OK(tsr_trainer_load(trainer, run->load));
+    check_twins(trainer);
     while (tsr_trainer_steps(trainer) < run->steps) {
         tsr_step_metrics metrics;
         CHECK_OK(tsr_trainer_step(trainer, &metrics));

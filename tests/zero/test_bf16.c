@@ -158,6 +158,41 @@ static void check_bytes(int world, run_memory memory) {
            f32.reduced, bf16.reduced, f32.weights, bf16.weights);
 }
 
+/* ---- a plan for fewer threads ---- */
+
+static void crowded_rank(rank_context *rank) {
+    const run_session *session = rank->argument;
+    tsr_trainer_options options = run_options(session, rank->rank);
+    tsr_trainer *trainer;
+    options.cpu.threads = 4;
+    CHECK_FAILS(tsr_trainer_create(&options, rank->bootstrap, &trainer),
+                TSR_INVALID_ARGUMENT,
+                "it was made for other kernels or fewer threads");
+    CHECK(trainer == NULL);
+}
+
+/* Products have a workspace a thread: more threads would write past it. */
+static void check_threads(void) {
+    tsr_run run = {.model = {.layers = 1,
+                             .heads = 2,
+                             .dim = 64,
+                             .vocab = 600,
+                             .seq = 32,
+                             .norm_eps = 1e-5,
+                             .dtype = TSR_BF16},
+                   .world = 1,
+                   .batch = 2,
+                   .micro_steps = 1,
+                   .kernels = TSR_KERNELS_CPU,
+                   .threads = 1};
+    run_session session;
+    tsr_cpu_bf16_prefer(TSR_BF16_F32);
+    run_session_open(&run, &session);
+    run_threads(1, crowded_rank, &session);
+    run_session_close(&session);
+    tsr_cpu_bf16_prefer(TSR_BF16_PROBE);
+}
+
 /* ---- what a model can be computed in ---- */
 
 static void check_dtypes(void) {
@@ -175,6 +210,7 @@ static void check_dtypes(void) {
 
 int main(void) {
     check_dtypes();
+    check_threads();
     for (int world = 1; world <= 3; world++)
         for (int memory = 0; memory < RUN_MEMORIES; memory++)
             check_bytes(world, (run_memory)memory);
