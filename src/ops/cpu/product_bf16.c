@@ -27,7 +27,7 @@
 #define TILE_M 256
 #define TILE_N 256
 #define NATIVE_N 128
-#define DEPTH 512
+#define DEPTH 256 /* a, b and c of a slot fit 1 MiB of second-level cache */
 
 #define A_FLOATS (TILE_M * DEPTH)
 #define B_FLOATS (DEPTH * TILE_N)
