@@ -14,8 +14,8 @@ static tsr_lineage lineage_of(const tsr_graph *graph, const tsr_node *node,
 tsr_status tsr_lineages(const tsr_graph *graph, tsr_lineage **out_lineages) {
     tsr_lineage *lineages;
     *out_lineages = NULL;
-    TSR_TRY(tsr_alloc(graph->values.count, sizeof *lineages,
-                      (void **)&lineages));
+    TSR_TRY(
+        tsr_alloc(graph->values.count, sizeof *lineages, (void **)&lineages));
     for (int32_t v = 0; v < (int32_t)graph->values.count; v++) {
         bool declared = graph->values.data[v].producer.index < 0;
         lineages[v] = declared ? (tsr_lineage){v, v} : (tsr_lineage){-1, -1};

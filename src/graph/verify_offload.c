@@ -47,8 +47,8 @@ static tsr_status check_output(const tsr_plan *plan, tsr_node_id id,
     const tsr_node *node = tsr_graph_node_at(graph, id);
     const tsr_op *op = tsr_graph_op(graph, node);
     const tsr_value *value = tsr_graph_value(graph, output);
-    tsr_place made = op->flags & TSR_OP_OFFLOADS ? TSR_PLACE_HOST
-                                                 : TSR_PLACE_DEVICE;
+    tsr_place made =
+        op->flags & TSR_OP_OFFLOADS ? TSR_PLACE_HOST : TSR_PLACE_DEVICE;
     if (value->place != made)
         return tsr_violation(plan, "wrong place", id, output,
                              "it is said to be on the %s, but %s makes values "
@@ -140,8 +140,7 @@ static void find_saved(checker *self, const tsr_node *node) {
     for (int32_t i = 0; i < node->outputs.count; i++) {
         int32_t output = tsr_graph_outputs(graph, node)[i].index;
         tsr_value_id over = tsr_graph_must_alias(graph, node, i);
-        bool saved =
-            self->saved[output] || self->lineages[output].storage >= 0;
+        bool saved = self->saved[output] || self->lineages[output].storage >= 0;
         if (tsr_node_moves(graph, node))
             self->saved[tsr_graph_inputs(graph, node)[0].index] |= saved;
         else if (tsr_has_value(over))
@@ -155,8 +154,7 @@ static tsr_status check_saved(const checker *self, tsr_value_id id) {
     char label[TSR_LABEL_BYTES];
     if (!self->changed[id.index] || self->saved[id.index])
         return TSR_OK;
-    bool on_host =
-        tsr_graph_value(graph, origin)->place == TSR_PLACE_HOST;
+    bool on_host = tsr_graph_value(graph, origin)->place == TSR_PLACE_HOST;
     return tsr_violation(
         self->plan, "write lost", tsr_graph_value(graph, id)->producer, id,
         on_host ? "it is a changed copy of %s, which no offload writes over "

@@ -190,8 +190,8 @@ static inline void keep_on_host(plan_text *t, int label) {
         if (over < 0)
             continue;
         int written = output_of(t, line, over),
-            home = insert_offload(t, line + 1, written, label, &value,
-                                  backward);
+            home =
+                insert_offload(t, line + 1, written, label, &value, backward);
         /* Later nodes of the section that took what was written still do, from
          * the device; the value itself is at home. */
         CHECK(home != written);
@@ -203,8 +203,7 @@ static inline void keep_on_host(plan_text *t, int label) {
 static inline int keep_all_on_host(plan_text *t, const char *what) {
     int count = 0;
     for (int i = 0; i < t->count; i++) {
-        if (strncmp(t->line[i], "value %", 7) != 0 ||
-            !strstr(t->line[i], what))
+        if (strncmp(t->line[i], "value %", 7) != 0 || !strstr(t->line[i], what))
             continue;
         keep_on_host(t, atoi(t->line[i] + 7));
         count++;

@@ -1,7 +1,6 @@
 /* A plan whose text has offload and reload put in by hand does what it did
  * without them, bit by bit, in less memory of the device. */
 #include "base/memory.h"
-#include "folder.h"
 #include "graph/offload_edit.h"
 #include "runs.h"
 
@@ -51,8 +50,7 @@ static void shard_there_and_back(plan_text *t) {
         shard = input_of(t, gather, 0), host;
     text_value value = value_of(t, shard);
     host = insert_offload(t, gather++, shard, -1, &value, false);
-    set_input(t, gather + 1, 0,
-              insert_reload(t, gather, host, &value, false));
+    set_input(t, gather + 1, 0, insert_reload(t, gather, host, &value, false));
 }
 
 typedef struct edit_case {
@@ -176,6 +174,177 @@ static void check_shard_bytes(int world) {
     CHECK(edited.of[TSR_SPACE_HOST_PERSISTENT] == shard_bytes(&run));
 }
 
+/* What a block of the model keeps for its backward, in f32: two norms' outputs,
+ * q, k and v, the attention's output, two residuals, and both sides of the GELU
+ * with 4 * dim channels; a mean and a deviation of each norm, and each head's
+ * log of sums, a token. A multiple of the alignment for sizes that are. */
+static size_t block_bytes(const tsr_run *run) {
+    int64_t tokens = run->batch * run->model.seq;
+    return sizeof(float) *
+           (size_t)(tokens * (16 * run->model.dim + 4 + run->model.heads));
+}
+
+static void gelu_inputs(plan_text *t) {
+    for (int i = 0; i < t->count; i++)
+        if (is_node(t->line[i]) && line_is(t->line[i], "gelu"))
+            offload_activation(t, input_of(t, i, 0));
+}
+
+static plan_bytes bytes_at_depth(int layers, void (*edit)(plan_text *t)) {
+    tsr_run run = {.model = {.layers = layers,
+                             .heads = 2,
+                             .dim = 64,
+                             .vocab = 64,
+                             .seq = 32,
+                             .norm_eps = 1e-5},
+                   .world = 2,
+                   .batch = 2,
+                   .micro_steps = 2,
+                   .memory = RUN_ALIAS,
+                   .kernels = TSR_KERNELS_CPU};
+    CHECK(block_bytes(&run) == 263680);
+    return bytes_of(run, edit);
+}
+
+/* Activations: a block more costs the device what it keeps and does not
+ * offload, and the host what it does. Two offloaded values are in flight: the
+ * one that is copied and the one that is made meanwhile. */
+static void check_activation_bytes(void) {
+    size_t block = 263680, gelu = sizeof(float) * 2 * 32 * 4 * 64;
+    for (size_t layers = 2; layers <= 6; layers += 2) {
+        int more = (int)layers + 2;
+        plan_bytes plain = bytes_at_depth((int)layers, NULL),
+                   plain_more = bytes_at_depth(more, NULL),
+                   some = bytes_at_depth((int)layers, gelu_inputs),
+                   some_more = bytes_at_depth(more, gelu_inputs),
+                   all = bytes_at_depth((int)layers, activations),
+                   all_more = bytes_at_depth(more, activations);
+        tsr_space transient = TSR_SPACE_TRANSIENT,
+                  host = TSR_SPACE_HOST_TRANSIENT;
+        CHECK(plain_more.of[transient] - plain.of[transient] == 2 * block);
+        CHECK(some_more.of[transient] - some.of[transient] ==
+              2 * (block - gelu));
+        CHECK(all_more.of[transient] == all.of[transient]);
+        CHECK(some.of[host] == layers * gelu && all.of[host] == layers * block);
+        size_t freed = plain.of[transient] - some.of[transient];
+        CHECK_MESSAGE(freed >= (layers - 2) * gelu && freed <= layers * gelu,
+                      "%zu blocks: %zu bytes freed", layers, freed);
+        for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_TRANSIENT; s++)
+            CHECK(plain.of[s] == all.of[s]);
+    }
+}
+
+/* ---- nothing is read before it is written ---- */
+
+/* Fills the memory of one section, on both sides, with NaNs. */
+static tsr_status spoil(void *context) {
+    static const tsr_space spaces[] = {TSR_SPACE_TRANSIENT, TSR_SPACE_GRADS,
+                                       TSR_SPACE_HOST_TRANSIENT};
+    const tsr_trainer *trainer = context;
+    for (size_t s = 0; s < sizeof spaces / sizeof *spaces; s++) {
+        size_t bytes;
+        void *space = tsr_arena_space(trainer->arena, 0, spaces[s], &bytes);
+        CHECK(bytes > 0);
+        memset(space, 0xff, bytes);
+    }
+    return TSR_OK;
+}
+
+static tsr_status feed(void *context) {
+    const tsr_feed *self = context;
+    for (int64_t b = 0; b < self->batch; b++)
+        self->samples->read(self->samples->context, self->first + b,
+                            self->tokens + b * self->seq,
+                            self->targets + b * self->seq);
+    return TSR_OK;
+}
+
+/* tsr_trainer_step, with the memory of a section spoilt before each. */
+static void spoilt_step(tsr_trainer *trainer) {
+    int micro_steps = trainer->options.micro_steps;
+    trainer->schedule[0] =
+        (float)tsr_rate_at(&trainer->options.rates, trainer->step + 1);
+    trainer->schedule[1] = (float)(trainer->step + 1);
+    for (int k = 0; k <= micro_steps; k++) {
+        tsr_section section = k == micro_steps ? TSR_UPDATE
+                              : k == 0         ? TSR_MICRO_FIRST
+                                               : TSR_MICRO_NEXT;
+        CHECK_OK(tsr_executor_enqueue(trainer->executor, spoil, trainer));
+        if (section != TSR_UPDATE) {
+            int64_t part = (trainer->step * micro_steps + k) * trainer->world +
+                           trainer->rank;
+            trainer->feeds[k].first = part * trainer->batch;
+            CHECK_OK(tsr_executor_enqueue(trainer->executor, feed,
+                                          &trainer->feeds[k]));
+        }
+        CHECK_OK(tsr_executor_walk(trainer->executor, section));
+    }
+    CHECK_OK(tsr_executor_synchronize(trainer->executor));
+    trainer->step++;
+}
+
+static void spoilt_rank(rank_context *rank) {
+    const run_job *job = rank->argument;
+    tsr_trainer_options options = run_options(job->session, rank->rank);
+    tsr_trainer *trainer;
+    CHECK_OK(tsr_trainer_create(&options, rank->bootstrap, &trainer));
+    for (int s = 0; s < job->session->run->steps; s++) {
+        spoilt_step(trainer);
+        job->outcome->losses[rank->rank][s] = *trainer->loss;
+        job->outcome->norms[rank->rank][s] = *trainer->grad_norm;
+    }
+    outcome_collect(job->outcome, trainer);
+    tsr_trainer_release(trainer);
+}
+
+static void check_spoilt(int world) {
+    tsr_run run = make_run(world, RUN_COPY);
+    outcome *plain = train(&run), *spoilt = outcome_create(&run);
+    run_session session;
+    run_job job = {.session = &session, .outcome = spoilt};
+    run.edit = whatever_can;
+    run_session_open(&run, &session);
+    run_threads(world, spoilt_rank, &job);
+    run_session_close(&session);
+    check_same_bits(plain, spoilt, 0, "spoilt memory");
+    outcome_release(spoilt);
+    outcome_release(plain);
+}
+
+/* ---- plans that cannot share an arena ---- */
+
+static void test_shared_arena(void) {
+    tsr_run run = make_run(1, RUN_COPY);
+    run_session session;
+    tsr_device *device;
+    tsr_arena *arena;
+    run.evaluate = true;
+    run.edit = one_shard;
+    run_session_open(&run, &session);
+    const tsr_plan *plans[] = {session.plan, session.eval_plan};
+    CHECK_OK(tsr_device_create_cpu(NULL, &device));
+    CHECK_FAILS(tsr_arena_create(device, NULL, plans, 2, &arena),
+                TSR_INVALID_ARGUMENT,
+                "'h.1.mlp.c_fc.weight' is on the host in a plan");
+    CHECK(arena == NULL);
+    tsr_device_release(device);
+    run_session_close(&session);
+}
+
+/* Moments are a plan's own: evaluation goes on as before. */
+static void check_evaluation(void) {
+    tsr_run run = make_run(2, RUN_ALIAS);
+    run.evaluate = true;
+    outcome *plain = train(&run);
+    run.edit = moments_to_host;
+    outcome *edited = train(&run);
+    check_same_bits(plain, edited, 0, "evaluated between steps");
+    CHECK(memcmp(plain->eval_losses, edited->eval_losses,
+                 sizeof plain->eval_losses) == 0);
+    outcome_release(edited);
+    outcome_release(plain);
+}
+
 int main(void) {
     for (int world = 1; world <= 3; world++) {
         check_all(world);
@@ -183,5 +352,10 @@ int main(void) {
         check_shard_bytes(world);
     }
     check_forms();
+    check_activation_bytes();
+    check_spoilt(1);
+    check_spoilt(3);
+    test_shared_arena();
+    check_evaluation();
     return 0;
 }
