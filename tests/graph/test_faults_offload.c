@@ -51,9 +51,10 @@ static int offload_into(const plan_text *t, const char *name) {
     return taker(t, UPDATE, "offload", value_named(t, name));
 }
 
-/* Of an activation: the offload, and its reload. */
+/* Of an activation, what a GELU took: the offload, and its reload. */
 static int some_offload(const plan_text *t) {
-    return text_find(t, FIRST, "offload", NULL, 2);
+    int value = input_of(t, text_find(t, FIRST, "gelu", "h.0.mlp", 0), 0);
+    return taker(t, FIRST, "offload", value);
 }
 static int its_reload(const plan_text *t, int offload) {
     return taker(t, FIRST, "reload", output_of(t, offload, 0));
@@ -289,7 +290,7 @@ static finding gather_of_a_copy(plan_text *t) {
 /* ---- waits ---- */
 
 static finding offload_without_event(plan_text *t) {
-    int offload = some_offload(t);
+    int offload = text_find(t, FIRST, "offload", NULL, 0);
     drop_after(t, offload);
     return (finding){"use before wait", offload, input_of(t, offload, 0),
                      "on the compute stream"};
@@ -347,16 +348,12 @@ static finding two_in_host_transient(plan_text *t) {
                      output_of(t, second, 0), ""};
 }
 
-static finding reload_over_a_live_value(plan_text *t) {
-    int reload = its_reload(t, some_offload(t)), use = reload + 1, grad;
-    while (!line_takes(t, use, output_of(t, reload, 0)))
-        use++;
-    grad = input_of(t, use, 1);
-    set_offset(t, output_of(t, reload, 0), 0);
-    for (int i = 0; input_at(t, use, i); i++)
-        if (input_of(t, use, i) != output_of(t, reload, 0))
-            grad = input_of(t, use, i);
-    set_offset(t, output_of(t, reload, 0), offset_of(t, grad));
+/* What came back, and what the same kernel takes beside it. */
+static finding live_value_on_a_reloaded(plan_text *t) {
+    int value = output_of(t, its_reload(t, some_offload(t)), 0), beside,
+        use = taker(t, FIRST, "gelu_grad", value);
+    beside = input_of(t, use, input_of(t, use, 0) == value ? 1 : 0);
+    set_offset(t, beside, offset_of(t, value));
     return (finding){"two live values on one byte", ANY_NODE, ANY_VALUE, ""};
 }
 
@@ -459,7 +456,7 @@ static const fault faults[] = {
     FAULT(source_reused_before_copy, BOTH),
     FAULT(two_in_host_persistent, BOTH),
     FAULT(two_in_host_transient, BOTH),
-    FAULT(reload_over_a_live_value, BOTH),
+    FAULT(live_value_on_a_reloaded, BOTH),
     FAULT(moment_in_the_wrong_space, BOTH),
     FAULT(copy_in_the_wrong_space, BOTH),
     FAULT(offload_not_in_place, BOTH),
