@@ -116,8 +116,7 @@ static void show_memory(const tsr_plan *plan) {
     printf("  %-15s %12zu  %s\n", "a rank", rank, tsr_format_bytes(rank, text));
     printf("  %-15s %12zu  %s\n", "a rank, host", on_host,
            tsr_format_bytes(on_host, text));
-    printf("  %-15s %12zu  %s\n", "the host", all,
-           tsr_format_bytes(all, text));
+    printf("  %-15s %12zu  %s\n", "the host", all, tsr_format_bytes(all, text));
 }
 
 static void show_sections(const tsr_plan *plan) {

@@ -147,18 +147,17 @@ static bool same_node(const matcher *self, const tsr_node *a,
            strcmp(a->layer, b->layer) == 0 && same_attrs(self, a, b);
 }
 
-/* The settings of a run (rates of decay, clipping, the scale of the loss, heads)
- * are attributes of nodes: each node of the model that has any is in the plan,
- * wherever. The plan may have more. Cost: about linear where the order is much
- * the same. */
+/* The settings of a run (rates of decay, clipping, the scale of the loss,
+ * heads) are attributes of nodes: each node of the model that has any is in the
+ * plan, wherever. The plan may have more. Cost: about linear where the order is
+ * much the same. */
 static tsr_status check_settings(const matcher *self) {
     int32_t count = tsr_graph_node_count(self->graph), next = 0;
     bool *taken; /* (count) stands for a node of the model */
     tsr_status status = TSR_OK;
     TSR_TRY(tsr_alloc((size_t)count, sizeof *taken, (void **)&taken));
     for (int32_t n = 0; n < tsr_graph_node_count(self->model); n++) {
-        const tsr_node *node =
-            tsr_graph_node_at(self->model, (tsr_node_id){n});
+        const tsr_node *node = tsr_graph_node_at(self->model, (tsr_node_id){n});
         int32_t looked = 0;
         if (node->attrs.count == 0)
             continue;

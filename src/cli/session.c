@@ -75,8 +75,7 @@ static tsr_status compile_training(const cli_session *self,
 static tsr_status read_plan(cli_session *self, const tsr_target *target) {
     tsr_plan *compiled;
     TSR_TRY(compile_training(self, target, TSR_STAGE_SHARDED, &compiled));
-    tsr_status status =
-        plan_file_read(self->flags.plan, compiled, &self->plan);
+    tsr_status status = plan_file_read(self->flags.plan, compiled, &self->plan);
     tsr_plan_release(compiled);
     return status == TSR_OK ? TSR_OK : tsr_error_at(status, "--plan");
 }

@@ -382,7 +382,8 @@ static tsr_status print_plan(const train_job *self) {
         return plan_file_write(self->session.plan, "--print-plan",
                                flags->print_plan);
     TSR_TRY(session_compile_until(&self->session, stage, &plan));
-    tsr_status status = plan_file_write(plan, "--print-plan", flags->print_plan);
+    tsr_status status =
+        plan_file_write(plan, "--print-plan", flags->print_plan);
     tsr_plan_release(plan);
     return status;
 }
