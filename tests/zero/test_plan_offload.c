@@ -311,6 +311,49 @@ static void check_spoilt(int world) {
     outcome_release(plain);
 }
 
+/* ---- a placed plan ---- */
+
+/* tests/golden/offload.txt instead of what was compiled. */
+static void golden_plan(plan_text *t) {
+    const char *folder = strstr(__FILE__, "zero/test_plan_offload.c");
+    char path[512];
+    size_t capacity = 1 << 16;
+    char *text = calloc(capacity, 1);
+    CHECK(text != NULL && folder != NULL);
+    int length = snprintf(path, sizeof path, "%.*sgolden/offload.txt",
+                          (int)(folder - __FILE__), __FILE__);
+    CHECK(length > 0 && (size_t)length < sizeof path);
+    FILE *file = fopen(path, "r");
+    CHECK_MESSAGE(file != NULL, "%s", path);
+    CHECK(fread(text, 1, capacity - 1, file) > 0 && fclose(file) == 0);
+    text_release(t);
+    text_load(t, text);
+    free(text);
+}
+
+static void check_golden(void) {
+    tsr_run run = {.model = {.layers = 1,
+                             .heads = 1,
+                             .dim = 4,
+                             .vocab = 5,
+                             .seq = 3,
+                             .norm_eps = 1e-5},
+                   .world = 2,
+                   .batch = 2,
+                   .micro_steps = 1,
+                   .steps = 8,
+                   .memory = RUN_ALIAS,
+                   .kernels = TSR_KERNELS_REF};
+    outcome *plain = train(&run);
+    run.delay_seed = 5;
+    run.max_delay_us = 60;
+    check_case(plain, run, &(edit_case){.name = "golden", .edit = golden_plan});
+    outcome_release(plain);
+    plan_bytes bytes = bytes_of(run, golden_plan);
+    CHECK(bytes.of[TSR_SPACE_HOST_PERSISTENT] == 128 &&
+          bytes.of[TSR_SPACE_HOST_TRANSIENT] == 384);
+}
+
 /* ---- plans that cannot share an arena ---- */
 
 static void test_shared_arena(void) {
@@ -352,6 +395,7 @@ int main(void) {
         check_shard_bytes(world);
     }
     check_forms();
+    check_golden();
     check_activation_bytes();
     check_spoilt(1);
     check_spoilt(3);
