@@ -15,11 +15,11 @@ typedef struct tsr_target {
     int world;   /* ranks */
     bool shared; /* ranks share a host: weights and full gradients lie in memory
                     that all of them map */
-    bool gather_alias; /* a gather gives the shared weights themselves: nothing
-                          moves; needs `shared` */
-    size_t alignment;  /* bytes; a power of two; 0: 64 */
-    size_t memory;     /* budget of one rank in bytes, its share of the shared
-                          memory included; 0: none */
+    bool gather_alias;  /* a gather gives the shared weights themselves: nothing
+                           moves; needs `shared` */
+    size_t alignment;   /* bytes; a power of two; 0: 64 */
+    size_t memory;      /* budget of one rank in bytes, its share of the shared
+                           memory included; 0: none */
     size_t host_memory; /* budget of one rank in the host's memory, for values
                            placed there, in bytes; 0: none */
     int prefetch; /* groups whose gathers run ahead of the one in use, where

@@ -29,16 +29,15 @@ static tsr_status choose_target(const session_flags *flags,
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "--gather '%s' is unknown; known: alias, copy",
                          flags->gather);
-    *out_target = (tsr_target){.world = (int)flags->ranks,
-                               .shared = true,
-                               .gather_alias = alias,
-                               .prefetch = flags->prefetch
-                                               ? (int)flags->prefetch
-                                               : -1,
-                               .memory = flags->memory,
-                               .host_memory = flags->host_memory,
-                               .workspace = query ? tsr_kernel_workspace : NULL,
-                               .workspace_context = query};
+    *out_target =
+        (tsr_target){.world = (int)flags->ranks,
+                     .shared = true,
+                     .gather_alias = alias,
+                     .prefetch = flags->prefetch ? (int)flags->prefetch : -1,
+                     .memory = flags->memory,
+                     .host_memory = flags->host_memory,
+                     .workspace = query ? tsr_kernel_workspace : NULL,
+                     .workspace_context = query};
     return TSR_OK;
 }
 

@@ -354,7 +354,7 @@ static tsr_status check_output(const train_job *self, const char *option,
 /* Nothing that is written may take the place of something else. */
 static tsr_status check_outputs(const train_job *self) {
     const struct {
-        const char *option, *path; /* path: may be NULL */
+        const char *option, *path;                       /* path: may be NULL */
     } outputs[] = {{"--plan", self->flags.session.plan}, /* is read */
                    {"--metrics", self->flags.metrics},
                    {"--print-plan", self->flags.print_plan},

@@ -139,7 +139,8 @@ static tsr_status compile(tsr_graph *graph, const tsr_target *target,
     tsr_plan *plan;
     *out_plan = NULL;
     TSR_TRY(tsr_plan_create(graph, target, &plan));
-    tsr_status status = run_within_budget(plan, passes, pass_count, training, 0);
+    tsr_status status =
+        run_within_budget(plan, passes, pass_count, training, 0);
     if (status != TSR_OK)
         tsr_plan_release(plan);
     else

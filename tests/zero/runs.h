@@ -108,6 +108,7 @@ static inline tsr_plan *run_edited_plan(const run_session *self,
     CHECK_OK(tsr_compile_training_until(graph, target, training,
                                         TSR_STAGE_SHARDED, &plan));
     CHECK_OK(tsr_plan_print(plan, &printed));
+    int prefetch = plan->target.prefetch;
     tsr_plan_release(plan);
     text_load(&text, printed);
     tsr_plan_text_release(printed);
@@ -116,6 +117,7 @@ static inline tsr_plan *run_edited_plan(const run_session *self,
     text_release(&text);
     CHECK_OK(tsr_plan_parse(self->ops, printed, strlen(printed), &plan));
     free(printed);
+    plan->target.prefetch = prefetch;
     plan->target.workspace = target->workspace;
     plan->target.workspace_context = target->workspace_context;
     CHECK_OK(tsr_plan_complete(plan));
