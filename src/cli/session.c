@@ -4,6 +4,7 @@
 
 #include "base/os.h"
 #include "base/text.h"
+#include "cli/plan_file.h"
 
 static tsr_status choose_model(const session_flags *flags,
                                tsr_gpt_config *model) {
@@ -20,49 +21,84 @@ static tsr_status choose_model(const session_flags *flags,
     return tsr_gpt_validate(model);
 }
 
-static tsr_status compile(cli_session *self, const tsr_workspace_query *query,
-                          bool evaluate) {
-    const session_flags *flags = &self->flags;
-    tsr_graph *graph;
+static tsr_status choose_target(const session_flags *flags,
+                                const tsr_workspace_query *query,
+                                tsr_target *out_target) {
     bool alias = strcmp(flags->gather, "alias") == 0;
-    tsr_target target = {.world = (int)flags->ranks,
-                         .shared = true,
-                         .gather_alias = alias,
-                         .prefetch =
-                             flags->prefetch ? (int)flags->prefetch : -1,
-                         .memory = flags->memory,
-                         .workspace = tsr_kernel_workspace,
-                         .workspace_context = query};
+    if (!alias && strcmp(flags->gather, "copy") != 0)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--gather '%s' is unknown; known: alias, copy",
+                         flags->gather);
+    *out_target =
+        (tsr_target){.world = (int)flags->ranks,
+                     .shared = true,
+                     .gather_alias = alias,
+                     .prefetch = flags->prefetch ? (int)flags->prefetch : -1,
+                     .memory = flags->memory,
+                     .host_memory = flags->host_memory,
+                     .workspace = query ? tsr_kernel_workspace : NULL,
+                     .workspace_context = query};
+    return TSR_OK;
+}
+
+static tsr_status build(const cli_session *self, double loss_scale,
+                        tsr_graph **out_graph) {
+    TSR_TRY(tsr_graph_create(self->ops, out_graph));
+    tsr_status status =
+        tsr_gpt_build(*out_graph, &self->model, self->flags.batch,
+                      self->model.seq, loss_scale);
+    if (status != TSR_OK)
+        tsr_graph_release(*out_graph);
+    return status;
+}
+
+static tsr_status compile_training(const cli_session *self,
+                                   const tsr_target *target, tsr_stage stage,
+                                   tsr_plan **out_plan) {
+    const session_flags *flags = &self->flags;
     tsr_training training = {.micro_steps = (int)flags->accumulate,
                              .adamw = {.beta1 = flags->beta1,
                                        .beta2 = flags->beta2,
                                        .eps = 1e-8,
                                        .weight_decay = flags->weight_decay,
                                        .max_norm = flags->clip}};
-    if (!alias && strcmp(flags->gather, "copy") != 0)
-        return tsr_error(TSR_INVALID_ARGUMENT,
-                         "--gather '%s' is unknown; known: alias, copy",
-                         flags->gather);
     double tokens = (double)flags->ranks * (double)flags->batch *
                     (double)flags->accumulate * (double)self->model.seq;
-    TSR_TRY(tsr_graph_create(self->ops, &graph));
-    tsr_status status = tsr_gpt_build(graph, &self->model, flags->batch,
-                                      self->model.seq, 1 / tokens);
-    if (status != TSR_OK) {
-        tsr_graph_release(graph);
-        return status;
-    }
-    TSR_TRY(tsr_compile_training(graph, &target, &training, &self->plan));
+    tsr_graph *graph;
+    *out_plan = NULL;
+    TSR_TRY(build(self, 1 / tokens, &graph));
+    return tsr_compile_training_until(graph, target, &training, stage,
+                                      out_plan);
+}
+
+static tsr_status read_plan(cli_session *self, const tsr_target *target) {
+    tsr_plan *compiled;
+    TSR_TRY(compile_training(self, target, TSR_STAGE_SHARDED, &compiled));
+    tsr_status status = plan_file_read(self->flags.plan, compiled, &self->plan);
+    tsr_plan_release(compiled);
+    return status == TSR_OK ? TSR_OK : tsr_error_at(status, "--plan");
+}
+
+static tsr_status compile(cli_session *self, const tsr_workspace_query *query,
+                          bool evaluate) {
+    tsr_target target;
+    tsr_graph *graph;
+    TSR_TRY(choose_target(&self->flags, query, &target));
+    if (self->flags.plan)
+        TSR_TRY(read_plan(self, &target));
+    else
+        TSR_TRY(compile_training(self, &target, TSR_STAGE_PLACED, &self->plan));
     if (!evaluate)
         return TSR_OK;
-    TSR_TRY(tsr_graph_create(self->ops, &graph));
-    status =
-        tsr_gpt_build(graph, &self->model, flags->batch, self->model.seq, 1);
-    if (status != TSR_OK) {
-        tsr_graph_release(graph);
-        return status;
-    }
+    TSR_TRY(build(self, 1, &graph));
     return tsr_compile_forward(graph, &target, &self->eval_plan);
+}
+
+tsr_status session_compile_until(const cli_session *self, tsr_stage stage,
+                                 tsr_plan **out_plan) {
+    tsr_target target;
+    TSR_TRY(choose_target(&self->flags, NULL, &target));
+    return compile_training(self, &target, stage, out_plan);
 }
 
 static tsr_status check_memory(const cli_session *self, size_t needed) {

@@ -14,7 +14,8 @@ typedef struct session_flags {
     const char *gather; /* "alias" or "copy" */
     int64_t prefetch;
     double wire; /* GB/s */
-    size_t memory;
+    size_t memory, host_memory;
+    const char *plan; /* a file to run instead of what is compiled, or NULL */
     double weight_decay, beta1, beta2, clip;
 } session_flags;
 
@@ -100,9 +101,23 @@ typedef struct session_flags {
          1e9,                                                                  \
          "X",                                                                  \
          "largest gradient norm; 0: no clipping (default 1)"},                 \
+        {"memory",                                                             \
+         OPTION_BYTES,                                                         \
+         offsetof(type, member.memory),                                        \
+         0,                                                                    \
+         0,                                                                    \
+         "BYTES",                                                              \
+         "budget of one rank, such as 2G; more is refused"},                   \
+        {"host-memory",                                                        \
+         OPTION_BYTES,                                                         \
+         offsetof(type, member.host_memory),                                   \
+         0,                                                                    \
+         0,                                                                    \
+         "BYTES",                                                              \
+         "budget of one rank for what its plan keeps on the host"},            \
     {                                                                          \
-        "memory", OPTION_BYTES, offsetof(type, member.memory), 0, 0, "BYTES",  \
-            "budget of one rank, such as 2G; more is refused"                  \
+        "plan", OPTION_TEXT, offsetof(type, member.plan), 0, 0, "FILE",        \
+            "run this plan, edited by hand, instead of the compiled one"       \
     }
 
 #define SESSION_DEFAULTS                                                       \
@@ -125,6 +140,11 @@ typedef struct cli_session {
 tsr_status session_open(const session_flags *flags, bool evaluate,
                         cli_session *out_session);
 void session_close(cli_session *session);
+
+/* The training plan that the flags compile to, up to `stage` (below PLACED);
+ * the caller's to release. */
+tsr_status session_compile_until(const cli_session *session, tsr_stage stage,
+                                 tsr_plan **out_plan);
 
 /* Keeps this rank's threads, those started from now on, on processors of their
  * own, when ranks and threads fill the machine. */

@@ -11,6 +11,7 @@
 #include "cli/guard.h"
 #include "cli/metrics.h"
 #include "cli/out_folder.h"
+#include "cli/plan_file.h"
 #include "cli/progress.h"
 #include "cli/session.h"
 #include "train/checkpoint.h"
@@ -22,7 +23,7 @@ typedef struct train_flags {
     option_list data, eval_data;
     int64_t steps, warmup, seed, save_every, eval_every, eval_batches;
     double lr, min_lr, max_time;
-    const char *out, *metrics, *print_plan, *timeline;
+    const char *out, *metrics, *print_plan, *stage, *timeline;
     bool resume;
 } train_flags;
 
@@ -59,6 +60,8 @@ static const option_row rows[] = {
      "one JSON object a step"},
     {"print-plan", OPTION_TEXT, AT(print_plan), 0, 0, "FILE",
      "the plan as text (docs/plan-format.md)"},
+    {"stage", OPTION_TEXT, AT(stage), 0, 0, "STAGE",
+     "of the printed plan: sharded (to edit), scheduled or placed (default)"},
     {"timeline", OPTION_TEXT, AT(timeline), 0, 0, "FILE.json",
      "when each node of the last step ran, as a Chrome trace"},
 };
@@ -351,12 +354,14 @@ static tsr_status check_output(const train_job *self, const char *option,
 /* Nothing that is written may take the place of something else. */
 static tsr_status check_outputs(const train_job *self) {
     const struct {
-        const char *option, *path; /* path: may be NULL */
-    } outputs[] = {{"--metrics", self->flags.metrics},
+        const char *option, *path;                       /* path: may be NULL */
+    } outputs[] = {{"--plan", self->flags.session.plan}, /* is read */
+                   {"--metrics", self->flags.metrics},
                    {"--print-plan", self->flags.print_plan},
                    {"--timeline", self->flags.timeline}};
     for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
-        TSR_TRY(check_output(self, outputs[i].option, outputs[i].path));
+        if (i > 0)
+            TSR_TRY(check_output(self, outputs[i].option, outputs[i].path));
         for (size_t j = 0; j < i; j++)
             if (outputs[i].path && outputs[j].path &&
                 same_file(outputs[j].path, outputs[i].path))
@@ -368,17 +373,19 @@ static tsr_status check_outputs(const train_job *self) {
     return TSR_OK;
 }
 
-static tsr_status write_plan(const tsr_plan *plan, const char *path) {
-    char *text;
-    TSR_TRY(tsr_plan_print(plan, &text));
-    FILE *file = fopen(path, "w");
-    bool written = file && fputs(text, file) >= 0;
-    int closed = file ? fclose(file) : -1;
-    tsr_plan_text_release(text);
-    if (!written || closed != 0)
-        return tsr_error(TSR_IO, "--print-plan %s cannot be written: %s", path,
-                         strerror(errno));
-    return TSR_OK;
+static tsr_status print_plan(const train_job *self) {
+    const train_flags *flags = &self->flags;
+    tsr_plan *plan;
+    tsr_stage stage;
+    TSR_TRY(plan_stage_parse(flags->stage, &stage));
+    if (stage == TSR_STAGE_PLACED)
+        return plan_file_write(self->session.plan, "--print-plan",
+                               flags->print_plan);
+    TSR_TRY(session_compile_until(&self->session, stage, &plan));
+    tsr_status status =
+        plan_file_write(plan, "--print-plan", flags->print_plan);
+    tsr_plan_release(plan);
+    return status;
 }
 
 /* It is written at the end; that it can be is known before. */
@@ -390,8 +397,9 @@ static tsr_status check_timeline(const char *path) {
     return TSR_OK;
 }
 
-static tsr_status open_job(train_job *self) {
-    const train_flags *flags = &self->flags;
+/* Before anything is compiled. */
+static tsr_status check_flags(const train_flags *flags) {
+    tsr_stage stage = TSR_STAGE_PLACED;
     if (flags->data.count == 0)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "--data is missing: name files or folders with text");
@@ -406,6 +414,22 @@ static tsr_status open_job(train_job *self) {
     if (flags->min_lr > flags->lr)
         return tsr_error(TSR_INVALID_ARGUMENT, "--min-lr %g is above --lr %g",
                          flags->min_lr, flags->lr);
+    TSR_TRY(plan_stage_parse(flags->stage, &stage));
+    if (stage != TSR_STAGE_PLACED && !flags->print_plan)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--stage %s needs --print-plan, the file to print to",
+                         flags->stage);
+    if (stage != TSR_STAGE_PLACED && flags->session.plan)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--stage %s prints what is compiled, but --plan gives "
+                         "another plan",
+                         flags->stage);
+    return TSR_OK;
+}
+
+static tsr_status open_job(train_job *self) {
+    const train_flags *flags = &self->flags;
+    TSR_TRY(check_flags(flags));
     TSR_TRY(session_open(&flags->session, flags->eval_data.count > 0,
                          &self->session));
     TSR_TRY(open_data(self));
@@ -416,8 +440,7 @@ static tsr_status open_job(train_job *self) {
         TSR_TRY(metrics_open(flags->metrics, flags->resume, &self->metrics));
     if (flags->timeline)
         TSR_TRY(check_timeline(flags->timeline));
-    return flags->print_plan ? write_plan(self->session.plan, flags->print_plan)
-                             : TSR_OK;
+    return flags->print_plan ? print_plan(self) : TSR_OK;
 }
 
 static void close_job(train_job *self, bool failed) {
@@ -431,7 +454,7 @@ static void close_job(train_job *self, bool failed) {
 
 static void describe(const train_job *self) {
     const cli_session *session = &self->session;
-    char weights[TSR_BYTES_TEXT], rank[TSR_BYTES_TEXT];
+    char weights[TSR_BYTES_TEXT], rank[TSR_BYTES_TEXT], host[TSR_BYTES_TEXT];
     printf("model    %lld layers, %lld heads, dim %lld, seq %lld, vocab %lld: "
            "%.1f M parameters\n",
            (long long)session->model.layers, (long long)session->model.heads,
@@ -451,6 +474,9 @@ static void describe(const train_job *self) {
                                 (size_t)session->flags.ranks,
                             weights),
            tsr_graph_node_count(session->plan->graph));
+    if (tsr_plan_rank_host_bytes(session->plan) > 0)
+        printf("         and %s a rank on the host\n",
+               tsr_format_bytes(tsr_plan_rank_host_bytes(session->plan), host));
     if (!self->flags.out)
         printf("         no --out: nothing will be saved\n");
     fflush(stdout);
@@ -462,6 +488,7 @@ static int run(int argc, char **argv) {
                                 .warmup = -1,
                                 .seed = 1,
                                 .eval_batches = 8,
+                                .stage = "placed",
                                 .lr = 3e-4,
                                 .min_lr = -1}};
     int code = options_parse(&train_command, argc, argv, &self.flags);
