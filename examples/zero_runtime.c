@@ -518,7 +518,10 @@ static bool run(tsr_bootstrap *bootstrap) {
                "Loss %.6f -> %.6f\n",
                self.world, self.world, whole, self.most_gathered, (double)first,
                (double)last);
-    return last < first / 10;
+    if (last < first / 10)
+        return true;
+    fprintf(stderr, "the loss has not fallen enough\n");
+    return false;
 }
 
 int main(int argc, char **argv) {
