@@ -27,7 +27,7 @@ typedef struct tsr_target {
                      which holds what came of it */
     /* Bytes of workspace of a node's kernel; NULL: none needs any. */
     size_t (*workspace)(const void *context, const tsr_op_view *view);
-    const void *workspace_context; /* borrowed */
+    const void *workspace_context; /* borrowed; outlives the plan */
 } tsr_target;
 
 typedef struct tsr_plan {
