@@ -2,6 +2,7 @@
  * data in it when they are little, else chunks. */
 #include <string.h>
 
+#include "base/memory.h"
 #include "comm/mpi_run.h"
 
 /* ---- agreement ---- */
@@ -204,7 +205,10 @@ static tsr_status reduce_scatter(tsr_mpi_run *run) {
 static tsr_status all_reduce(tsr_mpi_run *run) {
     const tsr_mpi_call *call = run->call;
     size_t world = (size_t)run->comm->base.world;
-    size_t slice = (call->count + world - 1) / world;
+    /* Whole blocks, as `host` sums them: loops of another length may choose
+     * another of two NaNs. */
+    size_t slice =
+        tsr_round_up((call->count + world - 1) / world, TSR_SUM_BLOCK);
     size_t bytes = tsr_dtype_bytes(call->dtype);
     bool finished;
     tsr_reduce reduce = {.full = call->buffer,
