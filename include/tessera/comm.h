@@ -90,12 +90,12 @@ typedef enum tsr_comm_capability {
 typedef struct tsr_comm_options {
     int timeout_ms; /* a peer silent for so long within a call counts as gone;
                        0: 60,000 */
-    /* An injected wire between the ranks (tests, trying plans of slower links):
-     * a collective of more than one rank ends wire_latency_ns, and the time of
-     * the bytes that a rank must receive at this rate, after all have joined it
-     * at the earliest; until then its stream's worker sleeps. Each communicator
-     * has a wire of its own. A rank that sleeps longer than its peers wait
-     * counts as gone. */
+    /* Of tsr_comm_create_host: an injected wire between the ranks (tests,
+     * trying plans of slower links): a collective of more than one rank ends
+     * wire_latency_ns, and the time of the bytes that a rank must receive at
+     * this rate, after all have joined it at the earliest; until then its
+     * stream's worker sleeps. Each communicator has a wire of its own. A rank
+     * that sleeps longer than its peers wait counts as gone. */
     double wire_bytes_per_s; /* 0: no limit */
     int64_t wire_latency_ns;
 } tsr_comm_options;

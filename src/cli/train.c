@@ -85,6 +85,7 @@ const cli_command train_command = {
 /* What all ranks share; made before they start. */
 typedef struct train_job {
     train_flags flags;
+    cli_ranks ranks;
     cli_session session;
     tsr_corpus *corpus, *eval_corpus;
     tsr_sampler sampler, eval_sampler;
@@ -146,7 +147,7 @@ static tsr_status check_time(worker *self) {
             *all;
     if (flags->max_time == 0)
         return TSR_OK;
-    TSR_TRY(tsr_alloc((size_t)flags->session.ranks, 1, (void **)&all));
+    TSR_TRY(tsr_alloc((size_t)self->job->ranks.world, 1, (void **)&all));
     tsr_status status = tsr_bootstrap_exchange(self->bootstrap, &over, 1, all,
                                                EXCHANGE_TIMEOUT_MS);
     if (status == TSR_OK && all[0])
@@ -226,7 +227,8 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
                    .begin_ns = tsr_os_now_ns(),
                    .last_step = job->flags.steps};
     tsr_trainer_options options = session_trainer(&job->session);
-    session_pin(&job->session, tsr_bootstrap_rank(bootstrap));
+    ranks_pin(&job->ranks, tsr_bootstrap_rank(bootstrap),
+              (int)job->session.flags.threads);
     options.samples = (tsr_samples){read_sample, &job->sampler};
     options.eval_samples = (tsr_samples){read_sample, &job->eval_sampler};
     options.seed = (uint64_t)job->flags.seed;
@@ -430,10 +432,12 @@ static tsr_status check_flags(const train_flags *flags) {
 static tsr_status open_job(train_job *self) {
     const train_flags *flags = &self->flags;
     TSR_TRY(check_flags(flags));
-    TSR_TRY(session_open(&flags->session, flags->eval_data.count > 0,
-                         &self->session));
+    TSR_TRY(session_open(&flags->session, &self->ranks,
+                         flags->eval_data.count > 0, &self->session));
     TSR_TRY(open_data(self));
     TSR_TRY(check_outputs(self));
+    if (!self->ranks.first)
+        return TSR_OK; /* what is written is rank 0's */
     if (flags->out)
         TSR_TRY(open_out(self));
     if (flags->metrics)
@@ -493,21 +497,23 @@ static int run(int argc, char **argv) {
                                 .min_lr = -1}};
     int code = options_parse(&train_command, argc, argv, &self.flags);
     if (code >= 0)
-        return code;
+        return ranks_mistake(code);
     if (self.flags.warmup < 0)
         self.flags.warmup =
             self.flags.steps / 10 < 100 ? self.flags.steps / 10 : 100;
     if (self.flags.min_lr < 0)
         self.flags.min_lr = self.flags.lr / 10;
     guard_install();
-    tsr_status status = open_job(&self);
+    tsr_status status = ranks_open(self.flags.session.ranks, &self.ranks);
+    if (status == TSR_OK)
+        status = open_job(&self);
     if (status != TSR_OK) {
-        code = fail(&train_command, tsr_last_error());
+        code = ranks_fail(&self.ranks, &train_command, status);
     } else {
-        describe(&self);
-        code = launch(&train_command, (int)self.flags.session.ranks, run_rank,
-                      &self);
+        if (self.ranks.first)
+            describe(&self);
+        code = launch(&train_command, &self.ranks, run_rank, &self);
     }
     close_job(&self, code != 0);
-    return code;
+    return ranks_close(&self.ranks, code);
 }

@@ -60,9 +60,8 @@ static tsr_status mpi_exchange(tsr_bootstrap *bootstrap, const void *mine,
                  timeout_ms));
     self->sizes[bootstrap->rank] = size;
     TSR_TRY(check_sizes(self));
-    return bytes > 0
-               ? move(self, own, bytes, all, TSR_MPI_TAG_BODY, timeout_ms)
-               : TSR_OK;
+    return bytes > 0 ? move(self, own, bytes, all, TSR_MPI_TAG_BODY, timeout_ms)
+                     : TSR_OK;
 }
 
 static void mpi_release(tsr_bootstrap *bootstrap) {

@@ -86,8 +86,8 @@ static tsr_status next_id(tsr_mpi_session *session, int *out_id) {
  */
 static tsr_status meet(tsr_bootstrap *bootstrap, tsr_mpi_hello *mine,
                        tsr_mpi_hello *all, int timeout_ms) {
-    TSR_TRY(tsr_bootstrap_exchange(bootstrap, mine, sizeof *mine, all,
-                                   timeout_ms));
+    TSR_TRY(
+        tsr_bootstrap_exchange(bootstrap, mine, sizeof *mine, all, timeout_ms));
     for (int r = 0; r < bootstrap->world; r++)
         if (all[r].status != TSR_OK)
             return tsr_error((tsr_status)all[r].status, "rank %d: %.*s", r,
@@ -116,9 +116,13 @@ tsr_status tsr_comm_create_mpi(tsr_bootstrap *bootstrap,
     int timeout_ms = options && options->timeout_ms ? options->timeout_ms
                                                     : TSR_COMM_TIMEOUT_MS;
     *out_comm = NULL;
-    if (!session || timeout_ms < 0)
+    if (options &&
+        (options->wire_bytes_per_s > 0 || options->wire_latency_ns > 0))
         return tsr_error(TSR_INVALID_ARGUMENT,
-                         "MPI communicator: %s",
+                         "MPI communicator: an injected wire is the host "
+                         "communicator's");
+    if (!session || timeout_ms < 0)
+        return tsr_error(TSR_INVALID_ARGUMENT, "MPI communicator: %s",
                          session ? "a negative time-out"
                                  : "its bootstrap is not one of "
                                    "tsr_bootstrap_create_mpi");

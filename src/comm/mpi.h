@@ -111,13 +111,13 @@ typedef struct tsr_mpi_exchange {
     tsr_mpi_batch *batch;
     tsr_mpi_transfer *transfers; /* (capacity) the owner's, but while running */
     int capacity, count;
-    _Atomic uint32_t state;         /* tsr_mpi_exchange_state; futex */
-    _Atomic int left;               /* transfers under way */
-    _Atomic bool cancel;            /* the MPI thread is to cancel it */
-    bool cancelled;                 /* it has */
-    bool broken;                    /* MPI reported an error */
+    _Atomic uint32_t state;          /* tsr_mpi_exchange_state; futex */
+    _Atomic int left;                /* transfers under way */
+    _Atomic bool cancel;             /* the MPI thread is to cancel it */
+    bool cancelled;                  /* it has */
+    bool broken;                     /* MPI reported an error */
     char error[TSR_MPI_ERROR_BYTES]; /* when failed */
-    struct tsr_mpi_exchange *next;  /* of the MPI thread's list */
+    struct tsr_mpi_exchange *next;   /* of the MPI thread's list */
 } tsr_mpi_exchange;
 
 typedef enum tsr_mpi_exchange_state {
@@ -154,7 +154,7 @@ typedef struct tsr_mpi_session {
     bool ready, stop, abort; /* ready: MPI is initialised, or failed to be */
     int exit_code;           /* of the abort */
     int64_t stop_ns;         /* when it was told to */
-    char error[TSR_MPI_ERROR_BYTES]; /* of initialising */
+    char error[TSR_MPI_ERROR_BYTES];              /* of initialising */
     tsr_mpi_exchange *submitted, **submitted_end; /* one thread: to be run */
     tsr_mpi_outgoing *outbox, **outbox_end;
     tsr_mpi_group *groups;
@@ -269,7 +269,7 @@ typedef struct tsr_mpi_comm {
     tsr_mpi_session *session; /* outlives */
     tsr_mpi_group *group;     /* owned by the first communicator */
     bool first;
-    int tag; /* of its first */
+    int tag;       /* of its first */
     char *staging; /* all slots' parts */
     tsr_mpi_slot opening, chunks[2];
     size_t *carried; /* (world) bytes that go with each peer's opening */

@@ -137,10 +137,10 @@ void tsr_mpi_exchange_parts(tsr_mpi_run *run, tsr_mpi_slot *slot,
     }
     for (int step = 1; step < world; step++) {
         int to = (rank + step) % world;
-        tsr_mpi_exchange_add(
-            &slot->exchange, true,
-            slot->out + (size_t)(same ? rank : to) * slot->stride, chunk->used,
-            to, tag);
+        tsr_mpi_exchange_add(&slot->exchange, true,
+                             slot->out +
+                                 (size_t)(same ? rank : to) * slot->stride,
+                             chunk->used, to, tag);
     }
 }
 

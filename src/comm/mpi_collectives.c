@@ -18,11 +18,11 @@ static void describe_tensor(tsr_mpi_header *header, size_t count,
 }
 
 static tsr_mpi_header describe(const tsr_mpi_call *call) {
-    tsr_mpi_header header = {
-        .sequence = call->sequence,
-        .tensors = call->tensors,
-        .hash = mix(0xcbf29ce484222325u, (uint64_t)call->root),
-        .op = (uint32_t)call->op};
+    tsr_mpi_header header = {.sequence = call->sequence,
+                             .tensors = call->tensors,
+                             .hash =
+                                 mix(0xcbf29ce484222325u, (uint64_t)call->root),
+                             .op = (uint32_t)call->op};
     for (size_t i = 0; i < call->tensors; i++) {
         if (call->op == TSR_MPI_GATHER)
             describe_tensor(&header, call->gathers[i].count,
@@ -111,16 +111,15 @@ static void gather_start(tsr_mpi_run *run, tsr_mpi_slot *slot,
     }
     for (int step = 1; step < world; step++) {
         int from = (rank + world - step) % world;
-        exist =
-            tsr_mpi_existing(piece, run->gathers[piece->tensor].count, from,
-                             run->limit);
+        exist = tsr_mpi_existing(piece, run->gathers[piece->tensor].count, from,
+                                 run->limit);
         tsr_mpi_exchange_add(&slot->exchange, false, full_at(run, piece, from),
                              exist * piece->bytes, from, tag);
     }
     const char *shard = shard_at(run, piece, &exist);
     for (int step = 1; step < world; step++)
-        tsr_mpi_exchange_add(&slot->exchange, true, shard,
-                             exist * piece->bytes, (rank + step) % world, tag);
+        tsr_mpi_exchange_add(&slot->exchange, true, shard, exist * piece->bytes,
+                             (rank + step) % world, tag);
 }
 
 static void take_parts(tsr_mpi_run *run, const char *in, size_t stride,
@@ -228,8 +227,8 @@ static tsr_status all_reduce(tsr_mpi_run *run) {
     run->whole = false;
     run->limit = call->count;
     reduce.count = slice;
-    reduce.shard = tsr_mpi_at(call->buffer,
-                              (size_t)run->comm->base.rank * slice * bytes);
+    reduce.shard =
+        tsr_mpi_at(call->buffer, (size_t)run->comm->base.rank * slice * bytes);
     TSR_TRY(tsr_mpi_pipeline(run, tsr_mpi_reduce_start, tsr_mpi_reduce_finish));
     tsr_gather sums = {.shard = reduce.shard,
                        .full = call->buffer,
@@ -245,7 +244,8 @@ static tsr_status all_reduce(tsr_mpi_run *run) {
 static void broadcast_start(tsr_mpi_run *run, tsr_mpi_slot *slot,
                             const tsr_mpi_chunk *chunk) {
     tsr_mpi_comm *comm = run->comm;
-    int world = comm->base.world, rank = comm->base.rank, root = run->call->root;
+    int world = comm->base.world, rank = comm->base.rank,
+        root = run->call->root;
     int tag = comm->tag + TSR_MPI_TAG_CHUNK;
     char *out = slot->out + (size_t)rank * slot->stride;
     size_t bytes = chunk->used;
@@ -282,9 +282,8 @@ static tsr_status broadcast(tsr_mpi_run *run) {
     run->gathers = &buffer;
     run->tensors = 1;
     bool small = fits_opening(run, &chunk);
-    for (int r = 0; small && comm->base.rank == call->root &&
-                    r < comm->base.world;
-         r++) {
+    for (int r = 0;
+         small && comm->base.rank == call->root && r < comm->base.world; r++) {
         gather_pack(run, tsr_mpi_opening_out(comm, r), &chunk);
         comm->carried[r] = chunk.used;
     }
@@ -294,10 +293,8 @@ static tsr_status broadcast(tsr_mpi_run *run) {
 }
 
 tsr_status tsr_mpi_collective_run(const tsr_mpi_call *call) {
-    tsr_mpi_run run = {.comm = call->comm,
-                       .call = call,
-                       .limit = SIZE_MAX,
-                       .damaged = -1};
+    tsr_mpi_run run = {
+        .comm = call->comm, .call = call, .limit = SIZE_MAX, .damaged = -1};
     bool alone = call->comm->base.world == 1;
     if (call->op == TSR_MPI_GATHER)
         return gather(&run);

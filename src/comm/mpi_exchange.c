@@ -28,9 +28,8 @@ void tsr_mpi_pause(int64_t waited_ns) {
     } else if (waited_ns < YIELD_NS) {
         sched_yield();
     } else {
-        struct timespec nap = {.tv_nsec = waited_ns < LONG_WAIT_NS
-                                              ? SHORT_NAP_NS
-                                              : LONG_NAP_NS};
+        struct timespec nap = {
+            .tv_nsec = waited_ns < LONG_WAIT_NS ? SHORT_NAP_NS : LONG_NAP_NS};
         nanosleep(&nap, NULL);
     }
 }
@@ -179,10 +178,9 @@ static tsr_status fail(tsr_mpi_exchange *self, tsr_mpi_group *group,
     bool stuck = atomic_load(&self->session->stuck);
     int late = stuck ? -1 : find_late(self);
     if (late < 0)
-        return tsr_mpi_fail(group, TSR_UNAVAILABLE, -1,
-                            "a peer of rank %d %s for %.1f s",
-                            self->session->start.rank, doing,
-                            (double)waited / 1e9);
+        return tsr_mpi_fail(
+            group, TSR_UNAVAILABLE, -1, "a peer of rank %d %s for %.1f s",
+            self->session->start.rank, doing, (double)waited / 1e9);
     return tsr_mpi_fail(group, TSR_UNAVAILABLE, late, "rank %d %s for %.1f s",
                         late, doing, (double)waited / 1e9);
 }

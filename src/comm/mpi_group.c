@@ -27,10 +27,8 @@ static void wait_until(tsr_mpi_session *session, int64_t deadline) {
 
 void tsr_mpi_group_join(tsr_mpi_session *session, tsr_mpi_group *group, int id,
                         int64_t timeout_ns) {
-    *group = (tsr_mpi_group){.session = session,
-                             .id = id,
-                             .timeout_ns = timeout_ns,
-                             .culprit = -1};
+    *group = (tsr_mpi_group){
+        .session = session, .id = id, .timeout_ns = timeout_ns, .culprit = -1};
     pthread_mutex_lock(&session->mutex);
     group->next = session->groups;
     session->groups = group;

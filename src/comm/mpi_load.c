@@ -2,8 +2,8 @@
  *
  * A launcher leaves its mark in the environment of what it starts. The modules
  * lie in a folder that is found from where this code lies, so that a tree can
- * be moved: lib/tessera beside a program's bin, or tessera beside (or one above)
- * the shared library. */
+ * be moved: lib/tessera beside a program's bin, or tessera beside (or one
+ * above) the shared library. */
 #include <dlfcn.h>
 #include <limits.h>
 #include <stdio.h>
@@ -125,8 +125,8 @@ static tsr_status open_module(const mpi_kind *kind, void **out_handle) {
         snprintf(path, sizeof path, "%s/tessera_mpi_%s.so", chosen, kind->name);
         *out_handle = open_file(path, reason, sizeof reason);
     } else {
-        for (size_t i = 0; !*out_handle && !*reason &&
-                           i < sizeof folders / sizeof *folders;
+        for (size_t i = 0;
+             !*out_handle && !*reason && i < sizeof folders / sizeof *folders;
              i++) {
             snprintf(path, sizeof path, "%s/%s/tessera_mpi_%s.so", code,
                      folders[i], kind->name);

@@ -50,11 +50,10 @@ static tsr_status check_sizes(tsr_mpi_comm *comm) {
     const tsr_mpi_exchange *exchange = &comm->opening.exchange;
     for (int i = 0; i < comm->base.world - 1; i++)
         if (exchange->transfers[i].moved < sizeof(tsr_mpi_header))
-            return tsr_mpi_fail(comm->group, TSR_INVALID_DATA,
-                                exchange->transfers[i].peer,
-                                "rank %d sent an opening of %zu bytes",
-                                exchange->transfers[i].peer,
-                                exchange->transfers[i].moved);
+            return tsr_mpi_fail(
+                comm->group, TSR_INVALID_DATA, exchange->transfers[i].peer,
+                "rank %d sent an opening of %zu bytes",
+                exchange->transfers[i].peer, exchange->transfers[i].moved);
     return TSR_OK;
 }
 
@@ -66,10 +65,9 @@ tsr_status tsr_mpi_open(tsr_mpi_comm *comm, const tsr_mpi_header *mine) {
     memcpy(slot->in + (size_t)rank * slot->stride, mine, sizeof *mine);
     for (int step = 1; step < world; step++) {
         int from = (rank + world - step) % world;
-        tsr_mpi_exchange_add(&slot->exchange, false,
-                             slot->in + (size_t)from * slot->stride,
-                             slot->stride, from,
-                             comm->tag + TSR_MPI_TAG_OPENING);
+        tsr_mpi_exchange_add(
+            &slot->exchange, false, slot->in + (size_t)from * slot->stride,
+            slot->stride, from, comm->tag + TSR_MPI_TAG_OPENING);
     }
     for (int step = 1; step < world; step++) {
         int to = (rank + step) % world;
@@ -102,11 +100,11 @@ tsr_status tsr_mpi_agree(tsr_mpi_comm *comm, tsr_mpi_header *mine,
     TSR_TRY(tsr_mpi_open(comm, mine));
     for (int r = 0; r < comm->base.world; r++) {
         tsr_mpi_header peer = tsr_mpi_opening_header(comm, r);
-        const char *reason =
-            r == comm->base.rank
-                ? text
-                : comm->opening.in + (size_t)r * comm->opening.stride +
-                      sizeof peer;
+        const char *reason = r == comm->base.rank
+                                 ? text
+                                 : comm->opening.in +
+                                       (size_t)r * comm->opening.stride +
+                                       sizeof peer;
         if (peer.status != TSR_OK)
             return tsr_error((tsr_status)peer.status, "rank %d: %.*s", r,
                              TSR_MPI_TEXT - 1, reason);

@@ -101,8 +101,7 @@ static const char *arrived(tsr_mpi_run *run, const reduce_arrival *arrival,
     }
     /* Receives were added first, in steps backwards through the ranks. */
     int step = (rank + world - from) % world;
-    *out_exist =
-        arrival->exchange->transfers[step - 1].moved / piece->bytes;
+    *out_exist = arrival->exchange->transfers[step - 1].moved / piece->bytes;
     return part;
 }
 
@@ -111,9 +110,8 @@ static void sum_block(tsr_mpi_run *run, const reduce_arrival *arrival,
     const tsr_reduce *reduce = &run->reduces[piece->tensor];
     for (int r = 0; r < run->comm->base.world; r++) {
         size_t exist;
-        const char *from =
-            tsr_mpi_at(arrived(run, arrival, piece, r, &exist),
-                       at * piece->bytes);
+        const char *from = tsr_mpi_at(arrived(run, arrival, piece, r, &exist),
+                                      at * piece->bytes);
         exist = exist > at ? exist - at : 0;
         exist = exist < count ? exist : count;
         if (r == 0)
@@ -126,8 +124,9 @@ static void sum_block(tsr_mpi_run *run, const reduce_arrival *arrival,
 static void store_block(tsr_mpi_run *run, const tsr_mpi_piece *piece, size_t at,
                         size_t count) {
     const tsr_reduce *reduce = &run->reduces[piece->tensor];
-    char *to = tsr_mpi_at(reduce->shard, (piece->first + at) *
-                                             tsr_dtype_bytes(reduce->out_dtype));
+    char *to =
+        tsr_mpi_at(reduce->shard,
+                   (piece->first + at) * tsr_dtype_bytes(reduce->out_dtype));
     tsr_sum_store(&run->sum, reduce->out_dtype, to, count, reduce->scale,
                   reduce->accumulate != 0);
     if (!reduce->square_sum)

@@ -39,10 +39,10 @@ typedef struct tsr_mpi_run {
     const tsr_gather *gathers;
     const tsr_reduce *reduces;
     size_t tensors;
-    size_t limit; /* elements of each full tensor that exist for gathers, and
-                     are made by reduces (all_reduce); SIZE_MAX: all */
-    bool whole;   /* every rank reduces the whole tensor, not its slice */
-    int damaged;  /* a rank whose message makes no sense; -1 */
+    size_t limit;   /* elements of each full tensor that exist for gathers, and
+                       are made by reduces (all_reduce); SIZE_MAX: all */
+    bool whole;     /* every rank reduces the whole tensor, not its slice */
+    int damaged;    /* a rank whose message makes no sense; -1 */
     double squares; /* of the tensor being reduced, so far */
     tsr_mpi_exchange *beside; /* under way meanwhile; may be NULL */
     tsr_sum_block sum;

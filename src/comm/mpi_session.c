@@ -69,8 +69,8 @@ static void next_notice(mpi_server *self) {
 /* One at a time, to all peers. */
 static void send_notices(mpi_server *self) {
     int world = self->session->start.world, rank = self->session->start.rank;
-    if (self->sending && tsr_mpi_exchange_test_here(&self->send) ==
-                             TSR_MPI_EXCHANGE_RUNNING)
+    if (self->sending &&
+        tsr_mpi_exchange_test_here(&self->send) == TSR_MPI_EXCHANGE_RUNNING)
         return;
     next_notice(self);
     if (!self->sending)

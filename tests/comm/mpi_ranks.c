@@ -100,9 +100,9 @@ static void draw_call(random_call *call, uint64_t seed, int world, int rank) {
                   out = wire == TSR_I32 ? TSR_I32 : types[draw(&state, 3)];
         size_t full = count * (size_t)world,
                less = draw(&state, 2) * (size_t)rank * draw(&state, 20000);
-        call->gathers[i] = (tsr_gather){call->memory + used,
-                                        call->memory + used + part, count,
-                                        types[draw(&state, 4)]};
+        call->gathers[i] =
+            (tsr_gather){call->memory + used, call->memory + used + part, count,
+                         types[draw(&state, 4)]};
         call->reduces[i] = (tsr_reduce){
             .full = call->memory + used + part,
             .shard = call->memory + used,
@@ -129,16 +129,15 @@ static uint64_t run_random(tsr_comm *comm, tsr_stream *stream, uint64_t seed,
         CHECK_OK(tsr_comm_gather(comm, call->gathers, call->tensors, stream));
         break;
     case 1:
-        CHECK_OK(tsr_comm_broadcast(comm, call->gathers[0].full,
-                                    call->gathers[0].count * (size_t)world,
-                                    call->gathers[0].dtype,
-                                    (int)(seed / 4) % world, stream));
+        CHECK_OK(tsr_comm_broadcast(
+            comm, call->gathers[0].full, call->gathers[0].count * (size_t)world,
+            call->gathers[0].dtype, (int)(seed / 4) % world, stream));
         break;
     case 2:
-        CHECK_OK(tsr_comm_all_reduce(
-            comm, call->gathers[0].full,
-            call->gathers[0].count + (size_t)(seed / 4 % 3),
-            call->gathers[0].dtype, stream));
+        CHECK_OK(
+            tsr_comm_all_reduce(comm, call->gathers[0].full,
+                                call->gathers[0].count + (size_t)(seed / 4 % 3),
+                                call->gathers[0].dtype, stream));
         break;
     default:
         CHECK_OK(tsr_comm_reduce_scatter(comm, call->reduces, call->tensors,
@@ -360,12 +359,13 @@ static void run_loop(rank_context *rank) {
     station at;
     float *shard, *full;
     CHECK((shard = calloc(COUNT, sizeof *shard)) != NULL);
-    CHECK((full = calloc((size_t)COUNT * (size_t)rank->world,
-                         sizeof *full)) != NULL);
+    CHECK((full = calloc((size_t)COUNT * (size_t)rank->world, sizeof *full)) !=
+          NULL);
     tsr_gather gather = {shard, full, COUNT, TSR_F32};
     tsr_reduce reduce = {
-        full,    shard, COUNT, (size_t)COUNT * (size_t)rank->world, TSR_F32,
-        TSR_F32, 1e-3f, 0,     NULL};
+        full,    shard,   COUNT, (size_t)COUNT * (size_t)rank->world,
+        TSR_F32, TSR_F32, 1e-3f, 0,
+        NULL};
     open_station(rank, 0, &at);
     for (int i = 0;; i++) {
         CHECK_OK(tsr_comm_gather(at.comm, &gather, 1, at.stream));

@@ -57,8 +57,7 @@ static bool initialise(bool one_thread, bool *out_ours, int *out_level,
         int code = MPI_Init_thread(
             NULL, NULL, one_thread ? MPI_THREAD_FUNNELED : MPI_THREAD_MULTIPLE,
             out_level);
-        return code == MPI_SUCCESS ||
-               explain("MPI_Init_thread", code, error);
+        return code == MPI_SUCCESS || explain("MPI_Init_thread", code, error);
     }
     MPI_Query_thread(out_level);
     if (*out_level == MPI_THREAD_MULTIPLE)
