@@ -469,14 +469,16 @@ static void describe(const train_job *self) {
            (long long)tsr_corpus_tokens(self->corpus),
            tsr_corpus_documents(self->corpus),
            tsr_corpus_skipped(self->corpus) ? " (some files skipped)" : "");
-    printf("plan     %lld ranks x %lld threads, %s; %s a rank, of it %s shared "
+    size_t shard_bytes = session->plan->bytes[TSR_SPACE_WEIGHTS] /
+                         (session->over_mpi ? 1 : (size_t)session->flags.ranks);
+    printf("plan     %lld ranks x %lld threads%s, %s; %s a rank, of it %s %s "
            "weights; %d nodes\n",
            (long long)session->flags.ranks, (long long)session->flags.threads,
+           session->over_mpi ? " over MPI" : "",
            tsr_kernel_table_describe(session->kernels),
            tsr_format_bytes(tsr_plan_rank_bytes(session->plan), rank),
-           tsr_format_bytes(session->plan->bytes[TSR_SPACE_WEIGHTS] /
-                                (size_t)session->flags.ranks,
-                            weights),
+           tsr_format_bytes(shard_bytes, weights),
+           session->over_mpi ? "sharded" : "shared",
            tsr_graph_node_count(session->plan->graph));
     if (tsr_plan_rank_host_bytes(session->plan) > 0)
         printf("         and %s a rank on the host\n",
