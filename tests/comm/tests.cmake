@@ -4,6 +4,13 @@ target_include_directories(mpi_ranks PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT
 target_compile_options(mpi_ranks PRIVATE ${TESSERA_WARNINGS})
 target_link_libraries(mpi_ranks PRIVATE tessera)
 set_target_properties(mpi_ranks PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
-if(TESSERA_MPI_MODULES)
-    add_dependencies(mpi_ranks ${TESSERA_MPI_MODULES})
+
+find_package(Python3 3.9 COMPONENTS Interpreter)
+if(Python3_FOUND)
+    foreach(launcher openmpi mpich)
+        add_test(NAME comm.test_mpi_${launcher}
+                 COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/test_mpi.py ${launcher} $<TARGET_FILE:mpi_ranks>)
+        set_tests_properties(comm.test_mpi_${launcher} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${TESSERA_TEST_TIMEOUT}
+                             LABELS mpi ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+    endforeach()
 endif()
