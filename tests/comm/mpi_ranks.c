@@ -402,7 +402,7 @@ static void run_allocations(rank_context *rank) {
                 tsr_alloc_fail_at(0);
             CHECK_MESSAGE(status == TSR_OK || status == TSR_OUT_OF_MEMORY,
                           "allocation %ld: %s", n, tsr_last_error());
-            int mine = status, all[RANKS_MAX];
+            int mine = (int)status, all[RANKS_MAX];
             CHECK_OK(tsr_bootstrap_exchange(rank->bootstrap, &mine, sizeof mine,
                                             all, 20000));
             for (int r = 0; r < rank->world; r++)

@@ -22,3 +22,5 @@ foreach(pair openmpi:ompi-c mpich:mpich)
     set_target_properties(${module} PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/tessera)
     list(APPEND TESSERA_MPI_MODULES ${module})
 endforeach()
+# For bench/, a folder beside this one.
+set_property(GLOBAL PROPERTY TESSERA_MPI_MODULES ${TESSERA_MPI_MODULES})
