@@ -107,9 +107,12 @@ static tsr_status measure(bench *self, measured call, double *out_seconds) {
 static const struct {
     const char *name;
     measured call;
-} columns[] = {{"gather: MPI's", gather_theirs}, {"over MPI", gather_ours},
-               {"host", gather_host},            {"reduce: MPI's", reduce_theirs},
-               {"over MPI", reduce_ours},        {"host", reduce_host}};
+} columns[] = {{"gather: MPI's", gather_theirs},
+               {"over MPI", gather_ours},
+               {"host", gather_host},
+               {"reduce: MPI's", reduce_theirs},
+               {"over MPI", reduce_ours},
+               {"host", reduce_host}};
 #define COLUMNS (sizeof columns / sizeof *columns)
 
 static tsr_status run(bench *self) {

@@ -14,7 +14,7 @@ LAUNCHERS = {
     "mpich": ("mpiexec.mpich",),
 }
 MARK = "TESSERA_TEST_JOB"
-# Leaks that are MPI's own, where the program is built with AddressSanitizer.
+# Leaks that are MPI's own, where a program is built with AddressSanitizer.
 LSAN = "suppressions=" + os.path.join(os.path.dirname(os.path.abspath(__file__)), "lsan.supp") + ":print_suppressions=0"
 RUN_SECONDS = 100
 END_SECONDS = 5  # after a rank died or gave up

@@ -3,7 +3,7 @@ add_executable(mpi_ranks ${CMAKE_CURRENT_LIST_DIR}/mpi_ranks.c)
 target_include_directories(mpi_ranks PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/tests)
 target_compile_options(mpi_ranks PRIVATE ${TESSERA_WARNINGS})
 target_link_libraries(mpi_ranks PRIVATE tessera)
-set_target_properties(mpi_ranks PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+set_target_properties(mpi_ranks PROPERTIES ENABLE_EXPORTS ON RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 
 find_package(Python3 3.9 COMPONENTS Interpreter)
 if(Python3_FOUND)
