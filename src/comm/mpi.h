@@ -224,7 +224,7 @@ void tsr_mpi_exchange_set(tsr_mpi_exchange *exchange,
 tsr_status tsr_mpi_exchange_wait(tsr_mpi_exchange *exchange,
                                  tsr_mpi_group *group, int64_t timeout_ns,
                                  const char *doing);
-/* A loop that looks again and again: spins, then yields, then sleeps.
+/* A loop that looks again and again: spins, then sleeps.
  * waited_ns: since it last saw something happen. */
 void tsr_mpi_pause(int64_t waited_ns);
 

@@ -1,6 +1,5 @@
 /* Transfers that are waited for together: started and tested by the waiting
  * thread itself, or by the MPI thread where only that may call MPI. */
-#include <sched.h>
 #include <stdio.h>
 #include <time.h>
 
@@ -14,24 +13,22 @@
 /* Who waits for the MPI thread looks at the failure and the time this often. */
 #define NAP_NS ((int64_t)10 * 1000 * 1000)
 /* Nothing moves inside most MPI libraries while nobody calls them: while data
- * flow (a chunk takes well under 1 ms) the processor is only offered to others,
- * afterwards we sleep, longer when nothing has come for long. */
-#define SPIN_NS ((int64_t)20 * 1000)
-#define YIELD_NS ((int64_t)1000 * 1000)
+ * flow (a chunk takes some 100 us) we keep calling, then sleep in between,
+ * longer when nothing has come for long. Never sched_yield: on a loaded machine
+ * that gives a whole time slice to everybody else, while who sleeps is woken
+ * before them. */
+#define SPIN_NS ((int64_t)200 * 1000)
 #define SHORT_NAP_NS (50 * 1000)
 #define LONG_NAP_NS (500 * 1000)
 #define LONG_WAIT_NS ((int64_t)50 * 1000 * 1000)
 
 void tsr_mpi_pause(int64_t waited_ns) {
-    if (waited_ns < SPIN_NS) {
+    struct timespec nap = {.tv_nsec = waited_ns < LONG_WAIT_NS ? SHORT_NAP_NS
+                                                               : LONG_NAP_NS};
+    if (waited_ns < SPIN_NS)
         tsr_os_relax();
-    } else if (waited_ns < YIELD_NS) {
-        sched_yield();
-    } else {
-        struct timespec nap = {
-            .tv_nsec = waited_ns < LONG_WAIT_NS ? SHORT_NAP_NS : LONG_NAP_NS};
+    else
         nanosleep(&nap, NULL);
-    }
 }
 
 tsr_status tsr_mpi_exchange_create(tsr_mpi_session *session, int capacity,
