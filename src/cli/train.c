@@ -70,13 +70,15 @@ static int run(int argc, char **argv);
 
 const cli_command train_command = {
     .name = "train",
-    .summary = "Trains a GPT on text, sharded over local ranks.",
+    .summary = "Trains a GPT on text, sharded over ranks.",
     .usage = "--data FILE|DIR... [--out DIR] [options]",
     .examples = "  tessera train --data book.txt --model gpt2-tiny --seq 256 "
                 "--steps 200 --out run\n"
                 "  tessera train --data book.txt --model gpt2-tiny --seq 256 "
                 "--steps 400 --out run --resume \\\n"
-                "      --ranks 2 --threads 1 --batch 2\n",
+                "      --ranks 2 --threads 1 --batch 2\n"
+                "  mpirun -n 2 tessera train --data book.txt --model "
+                "gpt2-tiny --seq 256 --steps 200\n",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
     .run = run,
