@@ -11,6 +11,6 @@ if(Python3_FOUND)
         add_test(NAME cli.test_mpi_${launcher}
                  COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/test_mpi.py ${launcher} $<TARGET_FILE:tessera_cli>)
         set_tests_properties(cli.test_mpi_${launcher} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${TESSERA_TEST_TIMEOUT}
-                             LABELS mpi ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+                             LABELS "mpi;noasan" ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
     endforeach()
 endif()
