@@ -272,6 +272,39 @@ static void graphs_end(rank_context *context) {
     }
 }
 
+/* Two streams: what one holds up must not be overtaken by the other. */
+static void two_streams(rank_context *context) {
+    eager_rank rank;
+    chunk_list list = {0};
+    tsr_stream *other;
+    void *back;
+    open_graphs(&rank, context, *(const rank_options *)context->argument);
+    CHECK_OK(
+        tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "other", 0, &other));
+    chunk *one = make_tensor(&list, other, 900, 1, false);
+    chunk *two = make_tensor(&list, other, 900, 2, false);
+    CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, 1, one->memory, 900, other,
+                                     NULL));
+    CHECK_OK(tsr_stream_enqueue(rank.stream, dawdle, NULL));
+    reload(&rank, 1, 1); /* after the dawdling; its buffer is free again */
+    CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, 2, two->memory, 900, other,
+                                     NULL));
+    CHECK(tsr_zero_memory_held(rank.zero).host_pool == 0);
+    CHECK_OK(tsr_zero_wait_reload(rank.zero, 1, 1, NULL, other, &back));
+    CHECK_OK(tsr_stream_enqueue(other, dawdle, NULL));
+    chunk *seen = see(&list, other, back, 900, 1);
+    CHECK_OK(tsr_zero_register_graph(rank.zero, 1, NULL, 0)); /* frees it */
+    check_host(&rank, 0, 0);
+    rank_sync(&rank);
+    CHECK_OK(tsr_stream_synchronize(other));
+    check_seen(seen);
+    tsr_zero_release(rank.zero);
+    rank.zero = NULL;
+    tsr_stream_release(other);
+    rank_close(&rank);
+    chunks_free(&list);
+}
+
 /* ---- the budget ---- */
 
 static void no_budget(rank_context *context) {
@@ -725,8 +758,8 @@ static void no_host_memory(rank_context *context) {
 }
 
 int main(void) {
-    rank_body tensors[] = {there_and_back, many_in_flight, odd_orders,
-                           replaced,       graphs_end,     budget};
+    rank_body tensors[] = {there_and_back, many_in_flight, odd_orders, replaced,
+                           graphs_end,     two_streams,    budget};
     rank_body moved[] = {shard_there_and_back, shard_follows_the_stream,
                          shard_unchanged,      shard_away,
                          shard_budget,         shard_odds};
