@@ -470,6 +470,30 @@ static void shard_follows_the_stream(rank_context *context) {
     close_shards(&self);
 }
 
+/* A gather that another stream asks for comes behind the copy in, too, which
+ * the first one holds up. */
+static void shard_gathered_elsewhere(rank_context *context) {
+    shards self;
+    tsr_stream *other;
+    tsr_view view;
+    open_shards(&self, context, context->argument, MANY);
+    eager_rank *rank = &self.rank;
+    CHECK_OK(
+        tsr_stream_create(rank->device, TSR_STREAM_QUEUED, "other", 0, &other));
+    CHECK_OK(tsr_zero_seal(rank->zero, rank->stream));
+    shard_out(&self, 0);
+    CHECK_OK(tsr_stream_enqueue(rank->stream, dawdle, NULL));
+    shard_in(&self, 0);
+    CHECK_OK(tsr_zero_allgather_param(rank->zero, 1, 4, TSR_F32, other, &view));
+    wait_param(rank, 1, &self.two[0]);
+    check_view(rank, &self.two[0], &view, 0);
+    release_param(rank, 1, &self.two[0], 1);
+    tsr_zero_release(rank->zero);
+    rank->zero = NULL;
+    tsr_stream_release(other);
+    close_shards(&self);
+}
+
 /* Other weights in the shard, about which nobody was told: they show whether it
  * was copied. */
 static void shard_unchanged(rank_context *context) {
@@ -760,9 +784,13 @@ static void no_host_memory(rank_context *context) {
 int main(void) {
     rank_body tensors[] = {there_and_back, many_in_flight, odd_orders, replaced,
                            graphs_end,     two_streams,    budget};
-    rank_body moved[] = {shard_there_and_back, shard_follows_the_stream,
-                         shard_unchanged,      shard_away,
-                         shard_budget,         shard_odds};
+    rank_body moved[] = {shard_there_and_back,
+                         shard_follows_the_stream,
+                         shard_unchanged,
+                         shard_gathered_elsewhere,
+                         shard_away,
+                         shard_budget,
+                         shard_odds};
     for (int k = 0; k < KINDS; k++) {
         rank_options kind = kinds[k];
         for (size_t t = 0; t < sizeof tensors / sizeof *tensors; t++)
