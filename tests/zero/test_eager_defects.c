@@ -230,7 +230,8 @@ static void open_host(eager_rank *rank, const rank_context *context) {
 }
 
 /* 8. The tensor's memory is reused, on a stream that has nothing else to do,
- * while it is still being made: only wait_offload keeps the two apart. */
+ * while its copy is held up by an earlier one: only wait_offload keeps the two
+ * apart. */
 static void source_freed_while_the_copy_flies(rank_context *context) {
     eager_rank rank;
     chunk_list list = {0};
@@ -241,9 +242,12 @@ static void source_freed_while_the_copy_flies(rank_context *context) {
     CHECK_OK(
         tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "other", 0, &other));
     for (unsigned i = 0; i < 8; i++) {
-        chunk *at = make_tensor(&list, rank.stream, 5000, i, true);
-        CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, 1, at->memory, 5000,
+        chunk *late = make_tensor(&list, rank.stream, 10, 99, true);
+        chunk *at = make_tensor(&list, other, 5000, i, false);
+        CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, 2, late->memory, 10,
                                          rank.stream, NULL));
+        CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, 1, at->memory, 5000,
+                                         other, NULL));
         CHECK_OK(tsr_zero_wait_offload(rank.zero, 1, 1, other));
         spoil(other, at);
         CHECK_OK(tsr_zero_reload_tensor(rank.zero, 1, 1, rank.stream, &back));
