@@ -22,7 +22,16 @@
     X(shard_moved) X(grad_moved) X(grad_moved_while_waiting) \
     X(registered_anew) X(registered_anew_in_other_shape) \
     X(register_refused) X(graph_registered_anew_while_bound) \
-    X(reset_while_bound) X(not_found) X(not_gathered) X(bad_users)
+    X(reset_while_bound) \
+    X(tensor_offloaded) X(tensor_replaced) X(tensor_replaced_in_other_size) \
+    X(tensor_offloaded_again_from_reload) X(tensor_reused_after_wait) \
+    X(tensor_reloaded) X(tensor_reloaded_twice) X(tensor_read) \
+    X(tensor_never_reloaded) X(tensor_freed) X(foreign_freed) \
+    X(free_while_profiling) X(tensors_dropped_with_graph) X(host_full) \
+    X(shard_offloaded) X(shard_offloaded_unchanged) X(shard_reloaded) \
+    X(shard_kept_copy_dropped) X(shard_vacated) X(gather_refused_on_host) \
+    X(valid_copy_while_on_host) X(write_refused_on_host) \
+    X(register_refused_on_host) X(not_found) X(not_gathered) X(bad_users)
 /* clang-format on */
 typedef enum cover_kind {
 #define COVER(name) COVER_##name,

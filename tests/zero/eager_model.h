@@ -20,9 +20,6 @@ typedef struct model_copy {
     int bindings;
 } model_copy;
 
-/* Where its shard is. */
-typedef enum model_place { PLACE_DEVICE, PLACE_HOST } model_place;
-
 typedef struct model_param {
     bool registered, persistent, frozen;
     int64_t numel, shard;
@@ -42,9 +39,9 @@ typedef struct model_param {
     unsigned readable;   /* bit s: stream s is past all writes of its buffer */
     unsigned micro_step; /* of its latest gradient */
 
-    model_place place;
-    size_t host_bytes; /* of its buffer on the host */
-    int host_version;  /* what that holds */
+    bool away;    /* its shard is on the host only */
+    bool on_host; /* the host has a copy of it, as it is */
+    int order;    /* of its first registration */
 } model_param;
 
 typedef struct model_binding {
@@ -53,6 +50,11 @@ typedef struct model_binding {
     unsigned waited; /* bit s: stream s may read it */
     unsigned read;   /* bit s: read there since its latest release there */
 } model_binding;
+
+typedef struct model_tensor {
+    bool offloaded, back; /* ever; and its latest copy is on the device */
+    size_t bytes, host_bytes;
+} model_tensor;
 
 /* Slots of whole gradients, each at a multiple of 64 bytes. */
 typedef struct model_bucket {
@@ -68,6 +70,8 @@ typedef struct model {
     model_param params[PROGRAM_PARAMS];
     bool graphs[PROGRAM_GRAPHS], named[PROGRAM_GRAPHS][PROGRAM_PARAMS];
     model_binding bindings[PROGRAM_GRAPHS][PROGRAM_PARAMS];
+    model_tensor tensors[PROGRAM_GRAPHS][PROGRAM_TENSORS];
+    int registered; /* parameters so far */
     model_bucket buckets[2];
     int filling;
     bool sealed, profiling, open, last;
@@ -148,10 +152,16 @@ static inline size_t model_bucket_bytes(const model *m) {
     return bytes;
 }
 
+/* On the host, in use: kept copies of resident shards, too. */
 static inline size_t model_host_bytes(const model *m) {
     size_t bytes = 0;
     for (int p = 0; p < PROGRAM_PARAMS; p++)
-        bytes += m->params[p].host_bytes;
+        if (m->params[p].on_host)
+            bytes += (size_t)m->params[p].shard *
+                     tsr_dtype_bytes(m->params[p].stored);
+    for (int g = 0; g < PROGRAM_GRAPHS; g++)
+        for (int t = 0; t < PROGRAM_TENSORS; t++)
+            bytes += m->tensors[g][t].host_bytes;
     return bytes;
 }
 
@@ -204,7 +214,7 @@ static inline int model_make(model *m, int id, tsr_dtype dtype) {
 static inline tsr_status model_can_make(const model *m, int id,
                                         tsr_dtype dtype) {
     const model_param *param = &m->params[id];
-    return param->place == PLACE_DEVICE || model_valid(param, dtype) >= 0
+    return !param->away || model_valid(param, dtype) >= 0
                ? TSR_OK
                : TSR_FAILED_PRECONDITION;
 }
@@ -244,8 +254,8 @@ static inline tsr_status model_gather(model *m, int graph, int id,
     TSR_TRY(model_find(m, graph, id));
     if (m->settings->stage < 3)
         return TSR_FAILED_PRECONDITION;
-    TSR_TRY(model_seal(m));
     TSR_TRY(model_can_make(m, id, dtype));
+    TSR_TRY(model_seal(m));
     int copy = model_make(m, id, dtype);
     m->params[id].copies[copy].bindings++;
     model_unbind(m, graph, id);
@@ -258,10 +268,9 @@ static inline tsr_status model_prefetch(model *m, const op *at) {
         TSR_TRY(model_find_param(m, at->list[i]));
         if (m->settings->stage < 3)
             return TSR_FAILED_PRECONDITION;
+        TSR_TRY(model_can_make(m, at->list[i], at->dtypes[i]));
     }
     TSR_TRY(model_seal(m));
-    for (int i = 0; i < at->list_count; i++)
-        TSR_TRY(model_can_make(m, at->list[i], at->dtypes[i]));
     for (int i = 0; i < at->list_count; i++)
         model_make(m, at->list[i], at->dtypes[i]);
     return TSR_OK;
@@ -295,8 +304,8 @@ static inline tsr_status model_set_persistent(model *m, int id) {
     TSR_TRY(model_find_param(m, id));
     if (m->settings->stage < 3)
         return TSR_FAILED_PRECONDITION;
-    TSR_TRY(model_seal(m));
     TSR_TRY(model_can_make(m, id, m->params[id].gathered));
+    TSR_TRY(model_seal(m));
     m->params[id].persistent = true;
     model_make(m, id, m->params[id].gathered);
     return TSR_OK;

@@ -166,8 +166,10 @@ static inline void model_abort(model *m, int stream) {
 static inline tsr_status model_register(model *m, const op *at,
                                         const tsr_zero_param *desc) {
     model_param *param = &m->params[at->id];
-    if (param->registered && param->waiting)
+    if (param->waiting || param->away)
         return TSR_FAILED_PRECONDITION;
+    if (!param->registered)
+        param->order = m->registered++;
     int64_t granule = at->k ? at->k : 1, part = granule * m->world;
     model_stale(m, at->id);
     param->registered = true;
@@ -189,8 +191,7 @@ static inline tsr_status model_register(model *m, const op *at,
     param->reduced = param->kept = param->keeps = false;
     model_zero(param);
     param->readable = 1u << at->stream;
-    param->place = PLACE_DEVICE;
-    param->host_bytes = 0;
+    param->on_host = false;
     m->sealed = false;
     return TSR_OK;
 }

@@ -17,7 +17,7 @@ enum {
     PROGRAM_LIST = 4,
     PROGRAM_OPS = 128,
     PROGRAM_NUMEL = 64, /* the largest parameter */
-    PROGRAM_TENSOR_BYTES = 256
+    PROGRAM_TENSOR_BYTES = 72
 };
 
 /* op, how often it comes by itself, its arguments: %z zero, %g graph, %p
@@ -46,6 +46,7 @@ enum {
     X(invalidate, 2, "%z, %p") \
     X(clear, 1, "%z") \
     X(offload_tensor, 2, "%z, %g, %t, %n bytes, %s") \
+    X(offload_reloaded, 1, "%z, %g, %t, %s") \
     X(wait_offload, 2, "%z, %g, %t, %s") \
     X(reload_tensor, 2, "%z, %g, %t, %s") \
     X(wait_reload, 2, "%z, %g, %t, %s") \

@@ -211,16 +211,28 @@ static inline void make_step(maker *self) {
         step(self, OP_write_weights, -1);
 }
 
-static inline void make_tensor_trip(maker *self) {
-    self->id = draw(&self->state, PROGRAM_TENSORS);
-    step(self, OP_offload_tensor, -1);
-    if (!chance(self, 3))
-        step(self, OP_wait_offload, -1);
+static inline void make_return(maker *self) {
     step(self, OP_reload_tensor, -1);
+    if (chance(self, 4))
+        step(self, OP_reload_tensor, -1);
     if (chance(self, 3))
         self->stream = draw(&self->state, PROGRAM_STREAMS);
     step(self, OP_wait_reload, -1);
     step(self, OP_read_tensor, -1);
+}
+
+static inline void make_tensor_trip(maker *self) {
+    self->id = draw(&self->state, PROGRAM_TENSORS);
+    step(self, OP_offload_tensor, -1);
+    if (chance(self, 5)) /* another one instead */
+        step(self, OP_offload_tensor, -1);
+    if (!chance(self, 3))
+        step(self, OP_wait_offload, -1);
+    make_return(self);
+    if (chance(self, 3)) { /* and once more */
+        step(self, OP_offload_reloaded, -1);
+        make_return(self);
+    }
     step(self, OP_free_tensors, -1);
     if (!chance(self, 4)) /* this one, too */
         self->to->ops[self->to->count - 1].mask |= 1u << self->id;
@@ -231,6 +243,10 @@ static inline void make_param_trip(maker *self) {
     if (chance(self, 3))
         make_use(self); /* of a valid copy, or refused */
     step(self, OP_reload_parameter, -1);
+    if (chance(self, 3)) {
+        step(self, OP_offload_parameter, -1); /* as it was */
+        step(self, OP_reload_parameter, -1);
+    }
     make_use(self);
 }
 
@@ -263,11 +279,12 @@ static inline void make_course(maker *self) {
 
 static inline void make_zero(maker *self, program_zero *to) {
     static const size_t buckets[] = {64, 192, 192, 512, 4096};
+    static const size_t hosts[] = {100, 300, 300, 1 << 16, 1 << 16, 1 << 16};
     tsr_zero_settings *settings = &to->settings;
     settings->stage = chance(self, 4) ? 1 : 3;
     settings->stage += settings->stage == 1 && chance(self, 2);
     settings->bucket_bytes = buckets[draw(&self->state, 5)];
-    settings->host_bytes = chance(self, 3) ? 300 : 1 << 16;
+    settings->host_bytes = chance(self, 20) ? 0 : hosts[draw(&self->state, 6)];
     settings->double_buffer = !chance(self, 3);
     settings->symmetric_memory = chance(self, 4);
     settings->sync_before_allgather = chance(self, 20);

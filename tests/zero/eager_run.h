@@ -25,9 +25,44 @@ static inline void run_reset(runner *self, runner_zero *zero,
             cover_if(self, COVER_reset_while_bound,
                      m->bindings[g][p].copy >= 0);
         model_unbind_graph(m, g);
+        drop_tensors(self, zero, g);
         m->graphs[g] = false;
     }
     expect(self, tsr_zero_reset(zero->zero, stream), TSR_OK);
+}
+
+/* Ops of the host's. */
+static inline void run_host_op(runner *self, runner_zero *zero, const op *at,
+                               tsr_stream *stream) {
+    switch (at->kind) {
+    case OP_offload_tensor:
+        run_offload_tensor(self, zero, at, stream);
+        break;
+    case OP_offload_reloaded:
+        run_offload_reloaded(self, zero, at, stream);
+        break;
+    case OP_wait_offload:
+        run_wait_offload(self, zero, at, stream);
+        break;
+    case OP_reload_tensor:
+        run_reload_tensor(self, zero, at, stream);
+        break;
+    case OP_wait_reload:
+        run_wait_reload(self, zero, at, stream);
+        break;
+    case OP_read_tensor:
+        run_read_tensor(self, zero, at);
+        break;
+    case OP_free_tensors:
+        run_free_tensors(self, zero, at, stream);
+        break;
+    case OP_offload_parameter:
+        run_offload_param(self, zero, at, stream);
+        break;
+    default:
+        run_reload_param(self, zero, at, stream);
+        break;
+    }
 }
 
 static inline void run_op(runner *self, const op *at) {
@@ -111,6 +146,7 @@ static inline void run_op(runner *self, const op *at) {
         run_dawdle(self, at, stream);
         break;
     default:
+        run_host_op(self, zero, at, stream);
         break;
     }
 }

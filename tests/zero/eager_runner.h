@@ -11,6 +11,7 @@
 
 #include "zero/eager_cover.h"
 #include "zero/eager_model_grads.h"
+#include "zero/eager_model_host.h"
 #include "zero/eager_program_text.h"
 
 /* Exit status of a process in which a program failed. */
@@ -41,9 +42,22 @@ typedef struct runner runner;
 typedef struct runner_param {
     runner *of;
     tsr_zero_param desc;
-    void *shard, *grad;
+    void *shard, *grad; /* shard: NULL while vacated */
     size_t shard_bytes, grad_bytes;
 } runner_param;
+
+/* A tensor that came back. */
+typedef struct runner_reload {
+    void *memory;
+    size_t bytes;
+    int graph, id, value;
+    unsigned waited, read; /* bit s: may be, was read on stream s */
+} runner_reload;
+
+typedef struct runner_tensor {
+    int value;    /* of the latest copy out */
+    void *source; /* what that borrows; NULL: nothing to be spoiled */
+} runner_tensor;
 
 /* Gradients that reduce_grad borrows. */
 typedef struct loan {
@@ -63,6 +77,9 @@ typedef struct runner_zero {
     int loan_count;
     unsigned grad_readers; /* bit s: gradients were read on stream s */
     int writer;            /* the stream that wrote weights last */
+    runner_tensor tensors[PROGRAM_GRAPHS][PROGRAM_TENSORS];
+    runner_reload reloads[PROGRAM_OPS];
+    int reload_count;
 } runner_zero;
 
 struct runner {
@@ -179,12 +196,16 @@ static inline void compare(const runner *self, const char *what, int read_at,
              (int)i, read_at, (double)got, (double)expected);
 }
 
+static inline float seen_at(const snapshot *at, int64_t i) {
+    return at->dtype == TSR_U8 ? ((const unsigned char *)at->seen)[i]
+                               : get_element(at->seen, at->dtype, (size_t)i);
+}
+
 static inline void check_snapshots(runner *self) {
     while (self->snapshots) {
         snapshot *at = self->snapshots;
         for (int64_t i = 0; i < at->count; i++)
-            compare(self, at->what, at->op, at->id, i,
-                    get_element(at->seen, at->dtype, (size_t)i),
+            compare(self, at->what, at->op, at->id, i, seen_at(at, i),
                     at->expected[i], at->slack);
         self->snapshots = at->next;
         free(at);
@@ -220,22 +241,29 @@ static inline void check_grads(const runner *self, const runner_zero *zero) {
     }
 }
 
+static inline void check_bytes(const runner *self, const char *what,
+                               size_t told, size_t expected) {
+    if (told != expected)
+        fail(self, "%s: %zu bytes, expected %zu", what, told, expected);
+}
+
 static inline void check_memory(const runner *self, const runner_zero *zero) {
     tsr_zero_memory held = tsr_zero_memory_held(zero->zero);
-    size_t gathered = model_gathered_bytes(&zero->model);
-    size_t buckets = model_bucket_bytes(&zero->model);
-    size_t host = model_host_bytes(&zero->model);
-    if (held.gathered != gathered)
-        fail(self, "memory_held: gathered %zu, expected %zu", held.gathered,
-             gathered);
-    if (held.buckets != buckets)
-        fail(self, "memory_held: buckets %zu, expected %zu", held.buckets,
-             buckets);
-    if (held.host != host)
-        fail(self, "memory_held: host %zu, expected %zu", held.host, host);
-    if (zero->has_heap && zero->heap.live != gathered + buckets)
-        fail(self, "%zu bytes are allocated, expected %zu", zero->heap.live,
-             gathered + buckets);
+    size_t reloaded = 0;
+    for (int r = 0; r < zero->reload_count; r++)
+        reloaded += zero->reloads[r].bytes;
+    check_bytes(self, "gathered", held.gathered,
+                model_gathered_bytes(&zero->model));
+    check_bytes(self, "buckets", held.buckets,
+                model_bucket_bytes(&zero->model));
+    check_bytes(self, "reloaded", held.reloaded, reloaded);
+    check_bytes(self, "host", held.host, model_host_bytes(&zero->model));
+    if (held.host + held.host_pool > zero->model.settings->host_bytes)
+        fail(self, "host: %zu and %zu in the pool are beyond the budget",
+             held.host, held.host_pool);
+    if (zero->has_heap)
+        check_bytes(self, "allocated", zero->heap.live,
+                    held.gathered + held.buckets + held.reloaded);
 }
 
 static inline void synchronize(runner *self) {

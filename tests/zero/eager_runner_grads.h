@@ -123,7 +123,8 @@ static inline void run_move_grad(runner *self, runner_zero *zero, const op *at,
 
 static inline void run_wait_copied(runner *self, runner_zero *zero,
                                    tsr_stream *stream) {
-    (void)self, (void)zero, (void)stream; /*TMP*/
+    expect(self, tsr_zero_wait_grads_copied(zero->zero, stream), TSR_OK);
+    take_loans_back(self, zero, stream);
 }
 
 #endif

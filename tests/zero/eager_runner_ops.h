@@ -2,7 +2,7 @@
 #ifndef TSR_TESTS_ZERO_EAGER_RUNNER_OPS_H
 #define TSR_TESTS_ZERO_EAGER_RUNNER_OPS_H
 
-#include "zero/eager_runner.h"
+#include "zero/eager_runner_host.h"
 
 /* ---- copies ---- */
 
@@ -33,6 +33,10 @@ static inline void run_gather(runner *self, runner_zero *zero, const op *at,
         cover_gather(self, zero, at);
     tsr_status expected =
         model_gather(&zero->model, at->graph, at->id, at->dtypes[0]);
+    bool away = at->id < PROGRAM_PARAMS && zero->model.params[at->id].away;
+    cover_if(self, COVER_gather_refused_on_host,
+             away && expected == TSR_FAILED_PRECONDITION);
+    cover_if(self, COVER_valid_copy_while_on_host, away && expected == TSR_OK);
     expect(self,
            tsr_zero_allgather_param(zero->zero, at->graph, at->id,
                                     at->dtypes[0], stream, &view),
@@ -139,44 +143,69 @@ static inline void write_shard(runner *self, runner_zero *zero, int id,
            TSR_OK);
 }
 
+/* Those that may be written, of a mask. Whoever says that others were, too, is
+ * refused for all. */
+static inline size_t resident_ids(runner *self, const runner_zero *zero,
+                                  const op *at, tsr_stream *stream,
+                                  int64_t *ids) {
+    int64_t all[PROGRAM_PARAMS];
+    size_t count = 0, resident = 0;
+    for (int p = 0; p < PROGRAM_PARAMS; p++) {
+        if (!(at->mask >> p & 1) || !model_registered(&zero->model, p))
+            continue;
+        all[count++] = p;
+        if (!zero->model.params[p].away)
+            ids[resident++] = p;
+    }
+    if (resident < count) {
+        expect(self, tsr_zero_weights_changed(zero->zero, all, count, stream),
+               TSR_FAILED_PRECONDITION);
+        cover(self, COVER_write_refused_on_host);
+    }
+    return resident;
+}
+
 /* Where the stream is past the shards' readers, nobody waits. */
 static inline void run_write(runner *self, runner_zero *zero, const op *at,
                              tsr_stream *stream) {
     model *m = &zero->model;
     int64_t ids[PROGRAM_PARAMS];
-    size_t count = 0;
+    size_t count = resident_ids(self, zero, at, stream, ids);
     bool in_order = m->shards_free >> at->stream & 1;
     if (!in_order) {
         expect(self, tsr_zero_synchronize(zero->zero), TSR_OK);
         m->shards_free = MODEL_ALL_STREAMS;
     }
+    cover(self, in_order ? COVER_weights_written_in_order
+                         : COVER_weights_written_after_sync);
     wait_for(self, at->stream, self->written, 1u << zero->writer);
-    for (int p = 0; p < PROGRAM_PARAMS; p++) {
-        model_param *param = &m->params[p];
-        if (!(at->mask >> p & 1) || !param->registered ||
-            param->place != PLACE_DEVICE)
-            continue;
-        param->value++;
-        write_shard(self, zero, p, stream);
-        ids[count++] = p;
-        cover(self, in_order ? COVER_weights_written_in_order
-                             : COVER_weights_written_after_sync);
+    for (size_t i = 0; i < count; i++) {
+        m->params[ids[i]].value++;
+        write_shard(self, zero, (int)ids[i], stream);
     }
     zero->writer = at->stream;
     expect(self, tsr_stream_record(stream, self->written[at->stream]), TSR_OK);
     expect(self, tsr_zero_weights_changed(zero->zero, ids, count, stream),
            TSR_OK);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         model_stale(m, (int)ids[i]);
+        m->params[ids[i]].on_host = false;
+    }
 }
 
 /* The same weights in other memory, the old one spoiled. */
 static inline void run_move_shard(runner *self, runner_zero *zero,
                                   const op *at) {
-    if (!model_registered(&zero->model, at->id) ||
-        zero->model.params[at->id].place != PLACE_DEVICE)
+    if (!model_registered(&zero->model, at->id))
         return;
     runner_param *param = &zero->params[at->id];
+    if (zero->model.params[at->id].away) {
+        expect(
+            self,
+            tsr_zero_update_param_shard(zero->zero, at->id, param->desc.shard),
+            TSR_FAILED_PRECONDITION);
+        return;
+    }
     synchronize(self);
     void *old = param->shard;
     param->shard = own(self, param->shard_bytes);
@@ -192,10 +221,6 @@ static inline void run_move_shard(runner *self, runner_zero *zero,
 }
 
 /* ---- registrations ---- */
-
-static inline void *shard_address(void *context) {
-    return ((runner_param *)context)->shard;
-}
 
 /* Stages 1, 2: even parts in rank order, or any range, other on each rank. */
 static inline void set_slice(const runner *self, const op *at,
@@ -256,23 +281,33 @@ static inline void give_memory(runner *self, runner_zero *zero, const op *at,
     param->desc.grad = (tsr_tensor){.context = param->grad};
     param->desc.shard = (tsr_tensor){.context = param->shard};
     if (at->mask & PARAM_SWAPPED)
-        param->desc.shard =
-            (tsr_tensor){.address = shard_address, .context = param};
+        param->desc.shard = (tsr_tensor){.address = shard_address,
+                                         .context = param,
+                                         .vacate = vacate_shard,
+                                         .occupy = occupy_shard};
+}
+
+/* Refused: a gradient waits, or the shard is away. */
+static inline bool register_refused(runner *self, const runner_zero *zero,
+                                    const op *at, tsr_stream *stream) {
+    const model_param *param = &zero->model.params[at->id];
+    tsr_zero_param desc = describe(self, at);
+    if (!param->waiting && !param->away)
+        return false;
+    desc.grad.context = self->spoil; /* not used */
+    cover(self, param->waiting ? COVER_register_refused
+                               : COVER_register_refused_on_host);
+    expect(self, tsr_zero_register_param(zero->zero, &desc, stream),
+           TSR_FAILED_PRECONDITION);
+    return true;
 }
 
 static inline void run_register_param(runner *self, runner_zero *zero,
                                       const op *at, tsr_stream *stream) {
     model *m = &zero->model;
     tsr_zero_param desc = describe(self, at);
-    runner_param old = zero->params[at->id];
-    if (m->params[at->id].registered && m->params[at->id].waiting) {
-        desc.grad.context = self->spoil; /* not used: it is refused */
-        expect(self, tsr_zero_register_param(zero->zero, &desc, stream),
-               TSR_FAILED_PRECONDITION);
-        cover(self, COVER_register_refused);
-        zero->params[at->id] = old;
+    if (register_refused(self, zero, at, stream))
         return;
-    }
     cover_registration(self, m, at);
     wait_for(self, at->stream, self->read, zero->grad_readers);
     wait_for(self, at->stream, self->written, 1u << zero->writer);
@@ -309,6 +344,7 @@ static inline void run_register_graph(runner *self, runner_zero *zero,
         cover_if(self, COVER_graph_registered_anew_while_bound,
                  m->bindings[at->graph][p].copy >= 0);
     model_unbind_graph(m, at->graph);
+    drop_tensors(self, zero, at->graph);
     m->graphs[at->graph] = true;
     for (int p = 0; p < PROGRAM_PARAMS; p++)
         m->named[at->graph][p] = at->mask >> p & 1;
