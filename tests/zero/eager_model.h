@@ -263,16 +263,21 @@ static inline tsr_status model_gather(model *m, int graph, int id,
     return TSR_OK;
 }
 
+/* n == 0: in the dtype that its parameter is gathered in by default. */
+static inline tsr_dtype model_list_dtype(const model *m, const op *at, int i) {
+    return at->n ? at->dtypes[i] : m->params[at->list[i]].gathered;
+}
+
 static inline tsr_status model_prefetch(model *m, const op *at) {
     for (int i = 0; i < at->list_count; i++) {
         TSR_TRY(model_find_param(m, at->list[i]));
         if (m->settings->stage < 3)
             return TSR_FAILED_PRECONDITION;
-        TSR_TRY(model_can_make(m, at->list[i], at->dtypes[i]));
+        TSR_TRY(model_can_make(m, at->list[i], model_list_dtype(m, at, i)));
     }
     TSR_TRY(model_seal(m));
     for (int i = 0; i < at->list_count; i++)
-        model_make(m, at->list[i], at->dtypes[i]);
+        model_make(m, at->list[i], model_list_dtype(m, at, i));
     return TSR_OK;
 }
 

@@ -32,7 +32,7 @@ enum {
     X(wait_allgather, 7, "%z, %g, %p, %s") \
     X(read, 8, "%z, %g, %p, %s") \
     X(release_param, 8, "%z, %g, %p, users %n, %s") \
-    X(prefetch_params_fused, 3, "%z, %l, %s") \
+    X(prefetch_params_fused, 3, "%z, %l, dtypes %n, %s") \
     X(reduce_grad, 8, "%z, %g, %p, call %n, %s") \
     X(wait_grads_copied, 2, "%z, %s") \
     X(start_backward, 3, "%z, update %n") \

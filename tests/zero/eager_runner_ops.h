@@ -103,7 +103,8 @@ static inline void run_prefetch(runner *self, runner_zero *zero, const op *at,
             cover_if(self, COVER_prefetched_twice, ids[k] == ids[i]);
     }
     expect(self,
-           tsr_zero_prefetch_params_fused(zero->zero, ids, at->dtypes,
+           tsr_zero_prefetch_params_fused(zero->zero, ids,
+                                          at->n ? at->dtypes : NULL,
                                           (size_t)at->list_count, stream),
            model_prefetch(&zero->model, at));
 }
