@@ -153,6 +153,13 @@ static inline void spoil_on(runner *self, tsr_stream *stream, void *memory,
     expect(self, tsr_stream_copy(stream, memory, self->spoil, bytes), TSR_OK);
 }
 
+/* The memory of a new gradient buffer was something else's, on this stream. */
+static inline void use_grad_memory(runner *self, const runner_zero *zero,
+                                   const op *at) {
+    const runner_param *param = &zero->params[at->id];
+    spoil_on(self, self->streams[at->stream], param->grad, param->grad_bytes);
+}
+
 /* ---- order between streams of the caller ---- */
 
 static inline void wait_for(runner *self, int stream, tsr_event *const *events,

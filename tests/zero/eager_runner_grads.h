@@ -103,7 +103,6 @@ static inline void run_read_grads(runner *self, runner_zero *zero,
     }
 }
 
-/* The old buffer is spoiled once nothing writes it. */
 static inline void run_move_grad(runner *self, runner_zero *zero, const op *at,
                                  tsr_stream *stream) {
     if (!model_registered(&zero->model, at->id))
@@ -114,6 +113,7 @@ static inline void run_move_grad(runner *self, runner_zero *zero, const op *at,
              zero->model.params[at->id].waiting);
     param->grad = own(self, param->grad_bytes);
     param->desc.grad.context = param->grad;
+    use_grad_memory(self, zero, at);
     expect(self,
            tsr_zero_update_param_grad_buffer(zero->zero, at->id,
                                              param->desc.grad, stream),

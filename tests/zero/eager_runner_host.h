@@ -246,6 +246,21 @@ static inline void run_offload_param(runner *self, runner_zero *zero,
                           before + model_shard_bytes(&m->params[at->id]));
 }
 
+/* The stream that brought the shard back may read it. */
+static inline void read_shard(runner *self, const runner_zero *zero,
+                              const op *at) {
+    const model *m = &zero->model;
+    const model_param *param = &m->params[at->id];
+    int64_t begin = self->rank * param->shard, left = param->numel - begin;
+    int64_t count = left < 0 ? 0 : left < param->shard ? left : param->shard;
+    snapshot *made =
+        take_snapshot(self, at->stream, "shard", at->id,
+                      zero->params[at->id].shard, count, param->stored);
+    for (int64_t i = 0; i < count; i++)
+        made->expected[i] =
+            model_weight(m, at->id, param->value, param->stored, begin + i);
+}
+
 static inline void run_reload_param(runner *self, runner_zero *zero,
                                     const op *at, tsr_stream *stream) {
     model *m = &zero->model;
@@ -257,8 +272,9 @@ static inline void run_reload_param(runner *self, runner_zero *zero,
         return;
     check_place(self, zero, at->id);
     cover_if(self, COVER_shard_reloaded, away);
-    /* Who writes it on another stream comes after the copy. */
+    /* Who writes it on another stream comes after the copy and this read. */
     wait_for(self, at->stream, self->written, 1u << zero->writer);
+    read_shard(self, zero, at);
     zero->writer = at->stream;
     expect(self, tsr_stream_record(stream, self->written[at->stream]), TSR_OK);
 }

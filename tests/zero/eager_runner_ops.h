@@ -316,6 +316,7 @@ static inline void run_register_param(runner *self, runner_zero *zero,
     tsr_status expected = model_register(m, at, &desc);
     m->params[at->id].value++;
     write_shard(self, zero, at->id, stream);
+    use_grad_memory(self, zero, at);
     zero->writer = at->stream;
     expect(self, tsr_stream_record(stream, self->written[at->stream]), TSR_OK);
     for (int s = 0; s < PROGRAM_STREAMS; s++) /* gathers may come on any */
