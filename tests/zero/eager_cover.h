@@ -10,7 +10,7 @@
     X(average_after) X(average_before) X(average_none) \
     X(double_buffer) X(single_buffer) X(symmetric_memory) X(host_sync) \
     X(gathered) X(valid_copy_bound) X(copy_of_two_graphs) \
-    X(bound_anew) X(read) X(read_on_other_stream) X(stale_read) \
+    X(bound_anew) X(read) X(read_on_other_stream) X(read_behind) X(stale_read) \
     X(read_of_old_shape) X(cast) X(persistent_gather) X(prefetched_twice) \
     X(several_users) X(uneven) X(empty) X(granule) X(empty_shard) \
     X(reduced) X(grad_beyond_bucket) X(bucket_of_several) X(same_param_twice) \

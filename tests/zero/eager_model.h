@@ -49,6 +49,7 @@ typedef struct model_binding {
     int remaining;   /* -1: not said yet */
     unsigned waited; /* bit s: stream s may read it */
     unsigned read;   /* bit s: read there since its latest release there */
+    unsigned behind; /* bit s: read there, behind a stream that waited */
 } model_binding;
 
 typedef struct model_tensor {

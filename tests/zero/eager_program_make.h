@@ -152,10 +152,17 @@ static inline void make_use(maker *self) {
         if (i > 0 || chance(self, 3))
             self->stream = draw(&self->state, PROGRAM_STREAMS);
         step(self, OP_wait_allgather, -1);
+        if (chance(self, 4)) /* behind the one that waited */
+            self->stream = draw(&self->state, PROGRAM_STREAMS);
+        if (chance(self, 5))
+            step(self, OP_dawdle, -1);
         step(self, OP_read, -1);
     }
-    if (chance(self, 3))
-        step(self, OP_dawdle, -1);
+    if (chance(self, 12)) { /* the use is cut short */
+        step(self, chance(self, 2) ? OP_reset : OP_abort_step, -1);
+        step(self, OP_register_graph, -1);
+        users = 0;
+    }
     for (int i = 0; i < users; i++)
         step(self, OP_release_param, users);
     self->stream = gathered_on;
@@ -193,12 +200,19 @@ static inline void make_micro_step(maker *self, bool last) {
     }
     if (chance(self, 2))
         step(self, OP_wait_grads_copied, -1);
-    if (chance(self, 12))
-        step(self, OP_abort_step, -1);
-    else
-        step(self, OP_end_backward, -1);
+    step(self, chance(self, 20) ? OP_abort_step : OP_end_backward, -1);
     if (chance(self, 2))
         step(self, OP_read_grads, -1);
+}
+
+/* While a slot is still being filled; then the bucket is needed anew. */
+static inline void make_aborted_step(maker *self) {
+    step(self, OP_start_backward, 0);
+    step(self, OP_dawdle, -1);
+    step(self, OP_reduce_grad, -1);
+    self->stream = draw(&self->state, PROGRAM_STREAMS);
+    step(self, OP_abort_step, -1);
+    make_micro_step(self, true);
 }
 
 static inline void make_step(maker *self) {
@@ -247,12 +261,13 @@ static inline void make_param_trip(maker *self) {
         step(self, OP_offload_parameter, -1); /* as it was */
         step(self, OP_reload_parameter, -1);
     }
+    self->stream = draw(&self->state, PROGRAM_STREAMS);
     make_use(self);
 }
 
 static inline void make_course(maker *self) {
     bool sharded = self->to->zeros[self->zero].settings.stage == 3;
-    switch (draw(&self->state, 8)) {
+    switch (draw(&self->state, 9)) {
     case 0:
     case 1:
         sharded ? make_use(self) : make_step(self);
@@ -268,6 +283,9 @@ static inline void make_course(maker *self) {
         break;
     case 5:
         push(self, draw_op(self, draw_kind(self)));
+        break;
+    case 6:
+        chance(self, 2) ? make_aborted_step(self) : make_step(self);
         break;
     default:
         make_step(self);

@@ -17,10 +17,11 @@ static inline void run_dawdle(runner *self, const op *at, tsr_stream *stream) {
     expect(self, tsr_stream_enqueue(stream, dawdle_for, us), TSR_OK);
 }
 
-static inline void run_reset(runner *self, runner_zero *zero,
+static inline void run_reset(runner *self, runner_zero *zero, const op *at,
                              tsr_stream *stream) {
     model *m = &zero->model;
     for (int g = 0; g < PROGRAM_GRAPHS; g++) {
+        end_reads_behind(self, zero, g, at->stream);
         for (int p = 0; p < PROGRAM_PARAMS; p++)
             cover_if(self, COVER_reset_while_bound,
                      m->bindings[g][p].copy >= 0);
@@ -134,7 +135,7 @@ static inline void run_op(runner *self, const op *at) {
         tsr_zero_enable_profiling(zero->zero, m->profiling);
         break;
     case OP_reset:
-        run_reset(self, zero, stream);
+        run_reset(self, zero, at, stream);
         break;
     case OP_seal:
         expect(self, tsr_zero_seal(zero->zero, stream), model_seal(m));
@@ -197,7 +198,7 @@ static inline void open_zero(runner *self, const rank_context *context,
     runner_zero *zero = &self->zeros[index];
     const program_zero *at = &self->program->zeros[index];
     tsr_comm_options comm = {.timeout_ms = 20000};
-    tsr_allocator allocator = {heap_alloc, heap_free, &zero->heap};
+    tsr_allocator allocator = {outside_alloc, heap_free, &zero->heap};
     CHECK_OK(
         tsr_comm_create_host(context->bootstrap, &comm, &zero->gather_comm));
     CHECK_OK(tsr_comm_split(zero->gather_comm, &zero->reduce_comm));

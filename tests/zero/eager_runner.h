@@ -160,6 +160,20 @@ static inline void use_grad_memory(runner *self, const runner_zero *zero,
     spoil_on(self, self->streams[at->stream], param->grad, param->grad_bytes);
 }
 
+static inline tsr_status fill_block(void *context) {
+    const heap_block *block = context;
+    memset(block->memory, SPOILED, block->bytes);
+    return TSR_OK;
+}
+
+/* Memory that others use until `stream` is here: used elsewhere, it changes. */
+static inline tsr_status outside_alloc(void *context, size_t bytes,
+                                       tsr_stream *stream, void **out_memory) {
+    TSR_TRY(heap_alloc(context, bytes, stream, out_memory));
+    eager_heap *heap = context;
+    return tsr_stream_enqueue(stream, fill_block, heap->blocks);
+}
+
 /* ---- order between streams of the caller ---- */
 
 static inline void wait_for(runner *self, int stream, tsr_event *const *events,
@@ -168,6 +182,27 @@ static inline void wait_for(runner *self, int stream, tsr_event *const *events,
         if (s != stream && (streams >> s & 1))
             expect(self, tsr_stream_wait(self->streams[stream], events[s]),
                    TSR_OK);
+}
+
+static inline int first_of(unsigned streams) {
+    int s = 0;
+    while (!(streams >> s & 1))
+        s++;
+    return s;
+}
+
+/* The graph's bindings end behind `stream` (-1: none) and streams that waited:
+ * one of these comes after those that read without having waited. */
+static inline void end_reads_behind(runner *self, runner_zero *zero, int graph,
+                                    int stream) {
+    for (int p = 0; p < PROGRAM_PARAMS; p++) {
+        model_binding *binding = &zero->model.bindings[graph][p];
+        if (binding->copy < 0 || binding->behind == 0)
+            continue;
+        int last = stream < 0 ? first_of(binding->waited) : stream;
+        wait_for(self, last, self->read, binding->behind);
+        binding->behind = 0;
+    }
 }
 
 /* ---- values ---- */

@@ -80,6 +80,8 @@ static inline void run_abort(runner *self, runner_zero *zero, const op *at,
     cover_if(self, COVER_aborted_with_waiting,
              m->buckets[m->filling].count > 0);
     wait_for(self, at->stream, self->read, zero->grad_readers);
+    for (int g = 0; g < PROGRAM_GRAPHS; g++)
+        end_reads_behind(self, zero, g, at->stream);
     expect(self, tsr_zero_abort_step(zero->zero, stream), TSR_OK);
     model_abort(m, at->stream);
     take_loans_back(self, zero, stream);

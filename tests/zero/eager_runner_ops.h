@@ -29,8 +29,10 @@ static inline void run_gather(runner *self, runner_zero *zero, const op *at,
                               tsr_stream *stream) {
     tsr_view view;
     if (model_find(&zero->model, at->graph, at->id) == TSR_OK &&
-        zero->model.settings->stage == 3)
+        zero->model.settings->stage == 3) {
         cover_gather(self, zero, at);
+        end_reads_behind(self, zero, at->graph, -1);
+    }
     tsr_status expected =
         model_gather(&zero->model, at->graph, at->id, at->dtypes[0]);
     bool away = at->id < PROGRAM_PARAMS && zero->model.params[at->id].away;
@@ -49,13 +51,27 @@ static inline void run_gather(runner *self, runner_zero *zero, const op *at,
     zero->views[at->graph][at->id] = view;
 }
 
+/* A stream that has not waited itself comes behind one that has. */
+static inline void come_behind(runner *self, model_binding *binding,
+                               int stream) {
+    int waited = first_of(binding->waited);
+    expect(self, tsr_stream_record(self->streams[waited], self->read[waited]),
+           TSR_OK);
+    expect(self, tsr_stream_wait(self->streams[stream], self->read[waited]),
+           TSR_OK);
+    binding->behind |= 1u << stream;
+    cover(self, COVER_read_behind);
+}
+
 static inline void run_read(runner *self, runner_zero *zero, const op *at) {
     model *m = &zero->model;
     if (model_find(m, at->graph, at->id) != TSR_OK)
         return;
     model_binding *binding = &m->bindings[at->graph][at->id];
-    if (binding->copy < 0 || !(binding->waited >> at->stream & 1))
+    if (binding->copy < 0 || binding->waited == 0)
         return;
+    if (!(binding->waited >> at->stream & 1))
+        come_behind(self, binding, at->stream);
     const model_param *param = &m->params[at->id];
     const model_copy *copy = &param->copies[binding->copy];
     snapshot *made = take_snapshot(self, at->stream, "parameter", at->id,
@@ -345,6 +361,7 @@ static inline void run_register_graph(runner *self, runner_zero *zero,
     for (int p = 0; p < PROGRAM_PARAMS; p++)
         cover_if(self, COVER_graph_registered_anew_while_bound,
                  m->bindings[at->graph][p].copy >= 0);
+    end_reads_behind(self, zero, at->graph, -1);
     model_unbind_graph(m, at->graph);
     drop_tensors(self, zero, at->graph);
     m->graphs[at->graph] = true;
