@@ -8,7 +8,7 @@
     X(stage_1) X(stage_2) X(stage_3) X(two_zeros) \
     X(inline_stream) X(queued_stream) X(outside_allocator) X(own_allocator) \
     X(average_after) X(average_before) X(average_none) \
-    X(double_buffer) X(single_buffer) X(symmetric_memory) X(host_sync) \
+    X(double_buffer) X(single_buffer) X(symmetric_memory) X(beyond_symmetric) X(host_sync) \
     X(gathered) X(valid_copy_bound) X(copy_of_two_graphs) \
     X(bound_anew) X(read) X(read_on_other_stream) X(read_behind) X(stale_read) \
     X(read_of_old_shape) X(cast) X(persistent_gather) X(prefetched_twice) \

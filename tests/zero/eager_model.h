@@ -73,6 +73,7 @@ typedef struct model {
     model_binding bindings[PROGRAM_GRAPHS][PROGRAM_PARAMS];
     model_tensor tensors[PROGRAM_GRAPHS][PROGRAM_TENSORS];
     int registered; /* parameters so far */
+    bool shared;    /* there are buckets that all ranks map */
     model_bucket buckets[2];
     int filling;
     bool sealed, profiling, open, last;
@@ -145,6 +146,17 @@ static inline size_t model_gathered_bytes(const model *m) {
     return bytes;
 }
 
+static inline size_t model_round_up(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+/* Those that all ranks map: of bucket_bytes, from the first seal on. */
+static inline size_t model_shared_bytes(const model *m) {
+    size_t one = model_round_up(m->settings->bucket_bytes);
+    return !m->shared ? 0 : m->settings->double_buffer ? 2 * one : one;
+}
+
+/* Of the allocator's. */
 static inline size_t model_bucket_bytes(const model *m) {
     size_t bytes = m->buckets[0].bytes + m->buckets[1].bytes;
     for (int p = 0; p < PROGRAM_PARAMS; p++)
@@ -223,6 +235,7 @@ static inline tsr_status model_can_make(const model *m, int id,
 static inline tsr_status model_seal(model *m) {
     if (m->sealed)
         return TSR_OK;
+    m->shared = m->settings->symmetric_memory && m->settings->stage == 3;
     for (int p = 0; m->settings->stage == 3 && p < PROGRAM_PARAMS; p++)
         if (m->params[p].registered && m->params[p].persistent)
             TSR_TRY(model_can_make(m, p, m->params[p].gathered));

@@ -6,10 +6,6 @@
 
 /* ---- buckets ---- */
 
-static inline size_t model_round_up(size_t bytes) {
-    return (bytes + 63) / 64 * 64;
-}
-
 static inline size_t model_slot_bytes(const model *m,
                                       const model_param *param) {
     int64_t count =
@@ -46,7 +42,8 @@ static inline void model_flush(model *m) {
     m->filling ^= m->settings->double_buffer;
 }
 
-/* `pending` into a slot: of a bucket with room, of another parameter each. */
+/* `pending` into a slot: of a bucket with room, of another parameter each. A
+ * slot beyond what is shared lies in memory of the bucket's own. */
 static inline void model_put(model *m, int id) {
     model_param *param = &m->params[id];
     size_t bytes = model_slot_bytes(m, param);
@@ -54,8 +51,10 @@ static inline void model_put(model *m, int id) {
     model_bucket *bucket = &m->buckets[m->filling];
     bucket->params[bucket->count++] = id;
     bucket->used += bytes;
-    if (bucket->count == 1 && bucket->bytes < (bytes > room ? bytes : room))
-        bucket->bytes = bytes > room ? bytes : room;
+    if (bucket->count == 1 && !(m->shared && bytes <= room)) {
+        size_t own = bytes > room ? bytes : room;
+        bucket->bytes = bucket->bytes > own ? bucket->bytes : own;
+    }
     param->waiting = true;
     param->adds = param->reduced;
     param->reduced = true;

@@ -187,7 +187,8 @@ static inline void cover_settings(const runner *self, const program_zero *at) {
     cover(self, (cover_kind)(COVER_average_after + (int)s->average));
     cover(self, s->double_buffer ? COVER_double_buffer : COVER_single_buffer);
     cover(self, at->heap ? COVER_outside_allocator : COVER_own_allocator);
-    cover_if(self, COVER_symmetric_memory, s->symmetric_memory);
+    cover_if(self, COVER_symmetric_memory,
+             s->symmetric_memory && s->stage == 3);
     cover_if(self, COVER_host_sync,
              s->sync_before_allgather || s->sync_after_allgather ||
                  s->sync_before_reduce || s->sync_after_reduce);

@@ -291,13 +291,13 @@ static inline void check_bytes(const runner *self, const char *what,
 
 static inline void check_memory(const runner *self, const runner_zero *zero) {
     tsr_zero_memory held = tsr_zero_memory_held(zero->zero);
-    size_t reloaded = 0;
+    size_t reloaded = 0, shared = model_shared_bytes(&zero->model);
     for (int r = 0; r < zero->reload_count; r++)
         reloaded += zero->reloads[r].bytes;
     check_bytes(self, "gathered", held.gathered,
                 model_gathered_bytes(&zero->model));
     check_bytes(self, "buckets", held.buckets,
-                model_bucket_bytes(&zero->model));
+                model_bucket_bytes(&zero->model) + shared);
     check_bytes(self, "reloaded", held.reloaded, reloaded);
     check_bytes(self, "host", held.host, model_host_bytes(&zero->model));
     if (held.host + held.host_pool > zero->model.settings->host_bytes)
@@ -305,7 +305,7 @@ static inline void check_memory(const runner *self, const runner_zero *zero) {
              held.host, held.host_pool);
     if (zero->has_heap)
         check_bytes(self, "allocated", zero->heap.live,
-                    held.gathered + held.buckets + held.reloaded);
+                    held.gathered + held.buckets - shared + held.reloaded);
 }
 
 static inline void synchronize(runner *self) {

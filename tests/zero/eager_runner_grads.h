@@ -21,6 +21,8 @@ static inline void cover_reduce(const runner *self, const model *m,
     size_t bytes = model_slot_bytes(m, param);
     cover(self, COVER_reduced);
     cover_if(self, COVER_grad_beyond_bucket, bytes > m->settings->bucket_bytes);
+    cover_if(self, COVER_beyond_symmetric,
+             m->shared && bytes > m->settings->bucket_bytes);
     cover_if(self, COVER_bucket_of_several,
              bucket->count > 0 && bytes > 0 &&
                  bucket->used + bytes <= m->settings->bucket_bytes);

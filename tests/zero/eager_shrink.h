@@ -25,7 +25,7 @@ static inline bool still_fails(shrinker *self, const program *candidate) {
     snprintf(times, sizeof times, "%d", self->times);
     char *arguments[] = {"test_eager_model", "--program", "-",
                          "--times",          times,       NULL};
-    verdict why;
+    verdict why = {0};
     if (seconds() > self->deadline)
         return false;
     FILE *text = tmpfile();

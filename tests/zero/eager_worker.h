@@ -26,6 +26,7 @@ typedef struct verdict {
     outcome outcome;
     unsigned long long seed; /* of the latest program begun */
     unsigned done;           /* programs begun */
+    unsigned progress;       /* a line is printed every so many; 0: never */
     unsigned covered[COVERS];
     char text[8000]; /* why, and what else was printed */
     size_t length;
@@ -57,6 +58,10 @@ static inline void hear_line(verdict *to, const char *line) {
     unsigned count;
     if (sscanf(line, "@start %llu", &to->seed) == 1) {
         to->done++;
+        if (to->progress && to->done % to->progress == 0) {
+            printf("  %u programs\n", to->done);
+            fflush(stdout);
+        }
         to->length = 0;
         to->text[0] = '\0';
     } else if (sscanf(line, "@cover %39s %u", name, &count) == 2) {
@@ -118,11 +123,12 @@ static inline pid_t start_worker(char *const *arguments, int input,
     return pid;
 }
 
-/* input  file that is its standard input; -1: none */
+/* input  file that is its standard input; -1: none
+ * out    its `progress` is read */
 static inline void run_worker(char *const *arguments, int input, int silence_ms,
                               verdict *out) {
     int output, status;
-    *out = (verdict){.outcome = OUTCOME_PASSED};
+    *out = (verdict){.outcome = OUTCOME_PASSED, .progress = out->progress};
     pid_t pid = start_worker(arguments, input, &output);
     bool spoke = hear(output, silence_ms, out);
     if (!spoke)

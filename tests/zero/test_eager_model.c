@@ -2,7 +2,7 @@
  * delays, against a model of the header. A program that fails is shrunk and
  * printed.
  *
- *   test_eager_model [--programs N] [--first SEED]   searches
+ *   test_eager_model [--programs N] [--first SEED] [--progress N]   searches
  *   test_eager_model --print SEED                    prints that program
  *   test_eager_model --program FILE [--times N]      runs it; -: standard input
  *
@@ -17,7 +17,7 @@
 #define SHRINK_SECONDS 120
 
 typedef struct options {
-    int programs, times;
+    int programs, times, progress;
     unsigned long long first, print;
     const char *file; /* NULL: none */
     bool prints, works;
@@ -43,6 +43,8 @@ static options parse_options(int argc, char **argv) {
             made.programs = (int)number_of(value);
         else if (strcmp(argv[i], "--first") == 0)
             made.first = number_of(value);
+        else if (strcmp(argv[i], "--progress") == 0)
+            made.progress = (int)number_of(value);
         else if (strcmp(argv[i], "--times") == 0)
             made.times = (int)number_of(value);
         else if (strcmp(argv[i], "--program") == 0)
@@ -125,7 +127,7 @@ static int search(const options *wanted) {
     snprintf(first, sizeof first, "%llu", wanted->first);
     char *arguments[] = {"test_eager_model", "--work", programs,
                          "--first",          first,    NULL};
-    verdict found;
+    verdict found = {.progress = (unsigned)wanted->progress};
     run_worker(arguments, -1, SILENCE_MS, &found);
     if (found.outcome == OUTCOME_PASSED)
         return check_covered(found.covered, wanted->programs);
