@@ -17,7 +17,7 @@ build() { # PRESET TARGET...
 part() { # NAME FUNCTION
     local begin=$SECONDS result=passed
     printf '\n== %s\n' "$1"
-    (set -e; "$2") || result=FAILED
+    "$2" || result=FAILED
     [ $result = passed ] || failed=1
     summary+=$(printf '%-12s %s in %d s' "$1" "$result" $((SECONDS - begin)))$'\n'
 }

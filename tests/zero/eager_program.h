@@ -54,6 +54,8 @@ enum {
     X(free_tensors, 2, "%z, %g, %T, %s") \
     X(offload_parameter, 2, "%z, %p, %s") \
     X(reload_parameter, 3, "%z, %p, %s") \
+    X(start_forward, 1, "%z") \
+    X(end_forward, 1, "%z") \
     X(enable_profiling, 1, "%z, on %n") \
     X(reset, 1, "%z, %s") \
     X(seal, 1, "%z, %s") \

@@ -223,10 +223,10 @@ static inline bool take_argument(const char **at, char code, op *to) {
         return to->zero >= 0 && to->zero < PROGRAM_ZEROS;
     case 'g':
         return take_name(at, 'g', PROGRAM_GRAPHS, &to->graph);
-    case 'p':
+    case 'p': /* one beyond: it is never registered */
         return take_name(at, 'p', PROGRAM_PARAMS + 1, &to->id);
     case 't':
-        return take_name(at, 't', PROGRAM_TENSORS + 1, &to->id);
+        return take_name(at, 't', PROGRAM_TENSORS, &to->id);
     case 's':
         return take_name(at, 's', PROGRAM_STREAMS, &to->stream);
     case 'n':
@@ -245,6 +245,15 @@ static inline bool take_argument(const char **at, char code, op *to) {
     }
 }
 
+/* Tests and model have room for so much. */
+static inline bool fits(const op *at) {
+    if (at->kind == OP_register_param)
+        return at->id < PROGRAM_PARAMS && at->n <= PROGRAM_NUMEL && at->k <= 8;
+    if (at->kind == OP_offload_tensor)
+        return at->n > 0 && at->n <= PROGRAM_TENSOR_BYTES;
+    return true;
+}
+
 static inline bool parse_op(const char *line, op *to) {
     for (int kind = 0; kind < OP_KINDS; kind++) {
         const char *at = line;
@@ -255,7 +264,7 @@ static inline bool parse_op(const char *line, op *to) {
             if (*c == '%' ? !take_argument(&at, *++c, to) : *at++ != *c)
                 return false;
         }
-        return take_text(&at, ");");
+        return take_text(&at, ");") && fits(to);
     }
     return false;
 }
@@ -293,21 +302,23 @@ static inline bool parse_zero(const char *line, program *to) {
     return true;
 }
 
-/* Lines that begin a comment, or nothing, are passed over. */
+static inline bool parse_line(const char *line, program *to) {
+    if (strncmp(line, "setup(", 6) == 0)
+        return parse_setup(line, to);
+    if (strncmp(line, "zero(", 5) == 0)
+        return parse_zero(line, to);
+    return to->count < PROGRAM_OPS && parse_op(line, &to->ops[to->count++]);
+}
+
+/* Comments and empty lines are passed over. */
 static inline program read_program(FILE *from) {
     program made = {0};
     char line[400];
     while (fgets(line, sizeof line, from)) {
         const char *at = line + strspn(line, " \t");
-        if (*at == '/' || *at == '\n')
-            continue;
-        bool good = strncmp(at, "setup(", 6) == 0 ? parse_setup(at, &made)
-                    : strncmp(at, "zero(", 5) == 0
-                        ? parse_zero(at, &made)
-                        : made.count < PROGRAM_OPS &&
-                              parse_op(at, &made.ops[made.count]);
-        made.count += good && *at != 'z' && strncmp(at, "setup(", 6) != 0;
-        CHECK_MESSAGE(good, "not a call of a program: %s", line);
+        if (*at != '/' && *at != '\n')
+            CHECK_MESSAGE(parse_line(at, &made), "not a call of a program: %s",
+                          line);
     }
     CHECK_MESSAGE(made.world && made.zero_count,
                   "a program begins with setup(...) and zero(...)");

@@ -32,6 +32,14 @@ static inline void run_reset(runner *self, runner_zero *zero, const op *at,
     expect(self, tsr_zero_reset(zero->zero, stream), TSR_OK);
 }
 
+static inline void run_profiling(const runner *self, runner_zero *zero,
+                                 const op *at) {
+    zero->model.profiling = at->n;
+    tsr_zero_enable_profiling(zero->zero, at->n);
+    if (tsr_zero_is_profiling(zero->zero) != zero->model.profiling)
+        fail(self, "enable_profiling does not");
+}
+
 /* Ops of the host's. */
 static inline void run_host_op(runner *self, runner_zero *zero, const op *at,
                                tsr_stream *stream) {
@@ -131,8 +139,13 @@ static inline void run_op(runner *self, const op *at) {
         run_stale(self, zero, at);
         break;
     case OP_enable_profiling:
-        m->profiling = at->n;
-        tsr_zero_enable_profiling(zero->zero, m->profiling);
+        run_profiling(self, zero, at);
+        break;
+    case OP_start_forward:
+        expect(self, tsr_zero_start_forward(zero->zero), TSR_OK);
+        break;
+    case OP_end_forward:
+        expect(self, tsr_zero_end_forward(zero->zero), TSR_OK);
         break;
     case OP_reset:
         run_reset(self, zero, at, stream);
