@@ -49,8 +49,9 @@ static inline int draw_number(maker *self, op_kind kind) {
         return chance(self, 12) ? 0 : 1 + draw(&self->state, 3);
     case OP_reduce_grad:
         return self->calls++ % 100;
-    case OP_offload_tensor:
-        return 1 + draw(&self->state, PROGRAM_TENSOR_BYTES);
+    case OP_offload_tensor: /* often one that the pool has */
+        return chance(self, 2) ? 33
+                               : 1 + draw(&self->state, PROGRAM_TENSOR_BYTES);
     case OP_dawdle:
         return 50 + draw(&self->state, 400);
     case OP_enable_profiling:
@@ -227,6 +228,12 @@ static inline void make_step(maker *self) {
 
 static inline void make_return(maker *self) {
     step(self, OP_reload_tensor, -1);
+    if (chance(self, 3)) { /* another one, into a buffer just left */
+        int id = self->id;
+        self->id = (id + 1) % PROGRAM_TENSORS;
+        step(self, OP_offload_tensor, -1);
+        self->id = id;
+    }
     if (chance(self, 4))
         step(self, OP_reload_tensor, -1);
     if (chance(self, 3))
