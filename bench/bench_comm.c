@@ -3,13 +3,15 @@
  *
  *   bench_comm [RANKS [MIB]]      default: 2 ranks, vectors up to 256 MiB
  *
- * N is the bytes of the full vector. The limit: each rank copies, beside the
- * others but without talking to them, half as many bytes as the collective must
- * at least read and write (a copy reads and writes each byte):
+ * N is the bytes of the full vector. The limit: each rank copies N bytes,
+ * beside the others but without talking to them, and so moves 2 N (a copy reads
+ * and writes each byte). What a collective must at least move, at that speed:
  *
- *   gather          reads N (every shard), writes N: copies N, from the shards
+ *   gather          reads N (every shard), writes N: the time of a copy of the
+ *                   shards
  *   reduce_scatter  reads N (its slice of every rank), writes N / RANKS:
- *                   copies (N + N / RANKS) / 2, from its own full vector
+ *                   (1 + 1 / RANKS) / 2 of the time of a copy of its full
+ * vector
  *
  * by the best of copies.h. Results are private to each rank. Sources lie in the
  * shared memory; those of `staged` columns are private, too, and go through
@@ -142,7 +144,7 @@ static tsr_status run_subject(bench *self, size_t subject) {
     if (subject / COPIES == LIMIT_GATHER)
         copy(self->result, self->shards, self->bytes);
     else
-        copy(self->result, self->full, (self->bytes + shard_bytes(self)) / 2);
+        copy(self->result, self->full, self->bytes);
     return TSR_OK;
 }
 
@@ -223,10 +225,12 @@ static double median(const bench *self, size_t subject) {
     return times[runs / 2];
 }
 
+/* Seconds of the best copy, for what the collective moves. */
 static size_t best_copy(const bench *self, limit of, double *out_seconds) {
     size_t best = 0;
+    double part = of == LIMIT_REDUCE ? (1 + 1 / (double)self->world) / 2 : 1;
     for (size_t i = 0; i < COPIES; i++) {
-        double seconds = median(self, (size_t)of * COPIES + i);
+        double seconds = part * median(self, (size_t)of * COPIES + i);
         if (i > 0 && seconds >= *out_seconds)
             continue;
         *out_seconds = seconds;
