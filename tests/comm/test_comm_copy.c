@@ -21,9 +21,9 @@ static void check_copy(size_t bytes, size_t from_shift, size_t to_shift,
 }
 
 int main(void) {
-    static const size_t sizes[] = {1,     15,     63,     64,     65,
-                                   1000,  65536,  262143, 262144, 262145,
-                                   524288, LONGEST};
+    static const size_t sizes[] = {1,      15,     63,     64,
+                                   65,     1000,   65536,  262143,
+                                   262144, 262145, 524288, LONGEST};
     fill(TSR_U8, from, sizeof from, 0, 1);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (size_t shift = 0; shift < 64; shift += 7)
