@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The long suite: what takes too long for every change. Each part says how far it is; a summary comes last; fails if a part failed.
-# Usage: scripts/test_long.sh [PART...]     without parts: all of them (model model-tsan)
+# Usage: scripts/test_long.sh [PART...]     without parts: all of them (model model-tsan mutants)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,11 +32,15 @@ model_tsan() {
     build/tsan/tests/test_eager_model --programs 2000 --progress 200
 }
 
-[ $# -gt 0 ] || set -- model model-tsan
+# Broken code that tests must notice.
+mutants() { scripts/mutants.sh; }
+
+[ $# -gt 0 ] || set -- model model-tsan mutants
 for name in "$@"; do
     case $name in
     model) part "$name" model ;;
     model-tsan) part "$name" model_tsan ;;
+    mutants) part "$name" mutants ;;
     *) echo "no such part: $name" && exit 2 ;;
     esac
 done
