@@ -176,8 +176,7 @@ static void check_case(const struct op_case *at, int wrong) {
 
 /* Rows that order or move values take any; gather has a test of its own. */
 static bool takes_anything(const tsr_op *op) {
-    return (op->flags &
-            (TSR_OP_ORDERING | TSR_OP_OFFLOADS | TSR_OP_RELOADS)) ||
+    return (op->flags & (TSR_OP_ORDERING | TSR_OP_OFFLOADS | TSR_OP_RELOADS)) ||
            strncmp(op->name, "fence_", 6) == 0 ||
            strcmp(op->name, "all_reduce") == 0 ||
            strcmp(op->name, "gather") == 0;
