@@ -232,6 +232,54 @@ static finding moment_brought_elsewhere(plan_text *t) {
     return (finding){"write lost", line, lost, "\"" MOMENT "\""};
 }
 
+/* Copies the value to the host, and back unless `back` is NULL, before a line;
+ * returns the line after. */
+static int insert_copies(plan_text *t, int line, int label, int *back) {
+    int at, host = fresh_label(t);
+    char type[64];
+    const char *text = strstr(definition_of(t, label, &at), " f32["),
+               *end = strchr(text, '@');
+    snprintf(type, sizeof type, "%.*s", (int)(end - text - 2), text + 1);
+    text_insert(t, line++,
+                back ? "n%d: %%%d %s @host_transient+0 = offload(%%%d) "
+                       "on=copy_out"
+                     : "n%d: %%%d %s host @host_transient+0 = offload(%%%d) "
+                       "on=copy_out",
+                fresh_label(t), host, type, label);
+    if (!back)
+        return line;
+    /* The word goes between role and parameter. */
+    char *role = strstr(t->line[line - 1], " p");
+    CHECK(role != NULL);
+    text_splice(t, line - 1, role, 0, " host");
+    *back = fresh_label(t);
+    text_insert(t, line++,
+                "n%d: %%%d %s @transient+0 = reload(%%%d) on=copy_in",
+                fresh_label(t), *back, type, host);
+    return line;
+}
+
+/* A gradient that is on the device is reduced into a copy. */
+static finding reduced_into_a_copy(plan_text *t) {
+    int reduce = text_find(t, FIRST, "reduce", "h.0.attn", 0),
+        nth = operand_count(t, reduce, true) / 2, copy;
+    reduce = insert_copies(t, reduce, input_of(t, reduce, nth), &copy);
+    set_input(t, reduce, nth, copy);
+    return (finding){"write lost", reduce, output_of(t, reduce, 0),
+                     "which is on the device, where nothing writes it back"};
+}
+
+/* A copy that nobody reads is no reader. */
+static finding norm_read_by_a_copy_alone(plan_text *t) {
+    int sum = text_find(t, UPDATE, "sum", NULL, 0), clip,
+        label = input_of(t, sum, operand_count(t, sum, true) - 1);
+    drop_last_input(t, sum);
+    insert_copies(t, sum, label, NULL);
+    clip = text_find(t, UPDATE, "clip_scale", NULL, 0);
+    return (finding){"norm incomplete", clip, label,
+                     "no node of the update reads it"};
+}
+
 /* The moment as it was before the update is brought home after it. */
 static finding stale_moment_brought_home(plan_text *t) {
     int reload = reload_of(t, UPDATE, MOMENT),
@@ -447,6 +495,8 @@ static const fault faults[] = {
     FAULT(moment_never_brought_home, BOTH),
     FAULT(shard_never_brought_home, COPY),
     FAULT(moment_brought_elsewhere, BOTH),
+    FAULT(reduced_into_a_copy, BOTH),
+    FAULT(norm_read_by_a_copy_alone, BOTH),
     FAULT(stale_moment_brought_home, BOTH),
     FAULT(shard_written_in_micro_step, COPY),
     FAULT(shard_updated_twice, COPY),
