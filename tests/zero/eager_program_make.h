@@ -239,7 +239,14 @@ static inline void make_return(maker *self) {
     if (chance(self, 3))
         self->stream = draw(&self->state, PROGRAM_STREAMS);
     step(self, OP_wait_reload, -1);
+    if (chance(self, 3))
+        step(self, OP_dawdle, -1);
     step(self, OP_read_tensor, -1);
+    if (chance(self, 8)) { /* it goes with its graph */
+        if (chance(self, 2))
+            step(self, OP_reset, -1);
+        step(self, OP_register_graph, -1);
+    }
 }
 
 static inline void make_tensor_trip(maker *self) {
