@@ -3,13 +3,15 @@
  *
  *   bench_comm [RANKS [MIB]]      default: 2 ranks, vectors up to 256 MiB
  *
- * N is the bytes of the full vector. The limit: each rank copies, beside the
- * others but without talking to them, half as many bytes as the collective must
- * at least read and write (a copy reads and writes each byte):
+ * N is the bytes of the full vector. The limit: each rank copies N bytes,
+ * beside the others but without talking to them, and so moves 2 N (a copy reads
+ * and writes each byte). What a collective must at least move, at that speed:
  *
- *   gather          reads N (every shard), writes N: copies N, from the shards
+ *   gather          reads N (every shard), writes N: the time of a copy of the
+ *                   shards
  *   reduce_scatter  reads N (its slice of every rank), writes N / RANKS:
- *                   copies (N + N / RANKS) / 2, from its own full vector
+ *                   (1 + 1 / RANKS) / 2 of the time of a copy of its full
+ * vector
  *
  * by the best of copies.h. Results are private to each rank. Sources lie in the
  * shared memory; those of `staged` columns are private, too, and go through
@@ -142,7 +144,7 @@ static tsr_status run_subject(bench *self, size_t subject) {
     if (subject / COPIES == LIMIT_GATHER)
         copy(self->result, self->shards, self->bytes);
     else
-        copy(self->result, self->full, (self->bytes + shard_bytes(self)) / 2);
+        copy(self->result, self->full, self->bytes);
     return TSR_OK;
 }
 
@@ -209,8 +211,12 @@ static int by_value(const void *left, const void *right) {
     return a < b ? -1 : a > b;
 }
 
-/* The median over runs of the slowest rank's time. */
-static double median(const bench *self, size_t subject) {
+/* Of a subject's runs, each as long as its slowest rank's. */
+typedef struct figure {
+    double median, least; /* seconds */
+} figure;
+
+static figure figure_of(const bench *self, size_t subject) {
     double times[MOST_RUNS];
     int runs = ROUNDS * runs_a_round(self);
     for (int i = 0; i < runs; i++) {
@@ -220,19 +226,23 @@ static double median(const bench *self, size_t subject) {
                 times[i] = times_of(self, r, subject)[i];
     }
     qsort(times, (size_t)runs, sizeof *times, by_value);
-    return times[runs / 2];
+    return (figure){times[runs / 2], times[0]};
 }
 
-static size_t best_copy(const bench *self, limit of, double *out_seconds) {
-    size_t best = 0;
+/* Of the best copy, for what the collective moves. */
+static figure limit_of(const bench *self, limit of, const char **out_name) {
+    figure best = {0};
     for (size_t i = 0; i < COPIES; i++) {
-        double seconds = median(self, (size_t)of * COPIES + i);
-        if (i > 0 && seconds >= *out_seconds)
-            continue;
-        *out_seconds = seconds;
-        best = i;
+        figure here = figure_of(self, (size_t)of * COPIES + i);
+        if (i == 0 || here.median < best.median) {
+            best.median = here.median;
+            *out_name = copies[i].name;
+        }
+        if (i == 0 || here.least < best.least)
+            best.least = here.least;
     }
-    return best;
+    double part = of == LIMIT_REDUCE ? (1 + 1 / (double)self->world) / 2 : 1;
+    return (figure){part * best.median, part * best.least};
 }
 
 /* ---- printing ---- */
@@ -242,45 +252,49 @@ static bool shown(const bench *self, size_t column) {
            columns[column].limit == NO_LIMIT;
 }
 
+static bool small(const bench *self) { return self->bytes < (size_t)1 << 20; }
+
 static void print_head(const bench *self) {
-    printf("\n%d ranks as %s: GB/s of the full vector (share of the limit); "
-           "below 1 MiB: us\n\n%8s",
+    printf("\n%d ranks as %s: GB/s of the full vector (share of the limit: "
+           "medians / fastest runs); below 1 MiB: us\n\n%8s",
            self->world, self->threads ? "threads" : "processes", "KiB");
     for (size_t c = 0; c < COLUMNS; c++)
         if (shown(self, c))
-            printf("%16s", columns[c].name);
-    printf("%20s%20s%8s\n", "limit of gather", "of reduce", "others");
+            printf("%19s", columns[c].name);
+    printf("%19s%19s%8s\n", "limit of gather", "of reduce", "others");
 }
 
-static void print_cell(const bench *self, double seconds, double best) {
-    if (self->bytes < (size_t)1 << 20)
-        printf("%16.2f", 1e6 * seconds);
-    else if (best > 0)
-        printf("%8.1f (%3.0f %%)", 1e-9 * (double)self->bytes / seconds,
-               100 * best / seconds);
+static void print_cell(const bench *self, figure ours, const figure *best) {
+    if (small(self))
+        printf("%19.2f", 1e6 * ours.median);
+    else if (best)
+        printf(
+            "%7.1f (%3.0f /%3.0f %%)", 1e-9 * (double)self->bytes / ours.median,
+            100 * best->median / ours.median, 100 * best->least / ours.least);
     else
-        printf("%16.1f", 1e-9 * (double)self->bytes / seconds);
+        printf("%19.1f", 1e-9 * (double)self->bytes / ours.median);
 }
 
 static void print_row(const bench *self, double others) {
-    double best[LIMITS + 2] = {0};
-    size_t way[LIMITS];
+    figure limits[LIMITS];
+    const char *names[LIMITS];
     for (int i = 0; i < LIMITS; i++)
-        way[i] = best_copy(self, (limit)i, &best[i]);
+        limits[i] = limit_of(self, (limit)i, &names[i]);
     printf("%8zu", self->bytes >> 10);
-    for (size_t c = 0; c < COLUMNS; c++)
-        if (shown(self, c) && columns[c].call != barrier)
-            print_cell(self, median(self, LIMITS * COPIES + c),
-                       best[columns[c].limit]);
+    for (size_t c = 0; c < COLUMNS; c++) {
+        figure ours = figure_of(self, LIMITS * COPIES + c);
+        if (shown(self, c) && columns[c].call == barrier)
+            printf("%16.2f us", 1e6 * ours.median);
         else if (shown(self, c))
-            printf("%13.2f us", 1e6 * median(self, LIMITS * COPIES + c));
-    for (int i = 0; i < LIMITS; i++) {
-        if (self->bytes < (size_t)1 << 20)
-            printf("%13.2f", 1e6 * best[i]);
-        else
-            printf("%13.1f", 1e-9 * (double)self->bytes / best[i]);
-        printf(" %6s", copies[way[i]].name);
+            print_cell(self, ours,
+                       columns[c].limit < LIMITS ? &limits[columns[c].limit]
+                                                 : NULL);
     }
+    for (int i = 0; i < LIMITS; i++)
+        printf("%12.2f %6s",
+               small(self) ? 1e6 * limits[i].median
+                           : 1e-9 * (double)self->bytes / limits[i].median,
+               names[i]);
     printf("%6.0f %%\n", 100 * others);
     fflush(stdout);
 }

@@ -311,13 +311,12 @@ static void build_model(tsr_graph *g) {
 }
 
 static tsr_plan *compile(const tsr_op_table *ops,
-                         const tsr_kernel_table *kernels) {
-    tsr_workspace_query query = {kernels, THREADS};
+                         const tsr_workspace_query *query) {
     tsr_target host = {.world = RANKS,
                        .shared = true,
                        .gather_alias = true,
                        .workspace = tsr_kernel_workspace,
-                       .workspace_context = &query};
+                       .workspace_context = query};
     tsr_training training = {
         .micro_steps = 1, .adamw = {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8}};
     tsr_graph *graph;
@@ -490,7 +489,8 @@ int main(int argc, char **argv) {
         return EXIT_FAILURE;
     }
     make_tables(&ops, &kernels);
-    tsr_plan *plan = compile(ops, kernels);
+    tsr_workspace_query query = {kernels, THREADS};
+    tsr_plan *plan = compile(ops, &query);
     tsr_trainer_options options = {.plan = plan,
                                    .samples = {read_sample, NULL},
                                    .micro_steps = 1,

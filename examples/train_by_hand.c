@@ -75,17 +75,12 @@ static void build_model(tsr_graph *g) {
 
 /* ---- the plan ---- */
 
-/* The scratch memory that a node's kernel needs; the plan finds room for it. */
-static size_t workspace(const void *kernels, const tsr_op_view *view) {
-    const tsr_kernel *kernel = tsr_kernel_table_find(kernels, view->op->name);
-    return kernel && kernel->workspace ? kernel->workspace(view, 1) : 0;
-}
-
+/* query: what scratch memory the kernels need; the plan finds room for it. */
 static tsr_plan *compile(const tsr_op_table *ops,
-                         const tsr_kernel_table *kernels) {
+                         const tsr_workspace_query *query) {
     tsr_target host = {.world = RANKS, .shared = true, .gather_alias = true};
-    host.workspace = workspace;
-    host.workspace_context = kernels;
+    host.workspace = tsr_kernel_workspace;
+    host.workspace_context = query;
     tsr_adamw adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .max_norm = 1};
     tsr_training training = {.micro_steps = 1, .adamw = adamw};
     tsr_graph *graph;
@@ -177,7 +172,8 @@ int main(int argc, char **argv) {
         read_text(argv[1], &learned);
     check(tsr_op_table_create(&ops));
     check(tsr_kernel_table_create(TSR_KERNELS_CPU, &kernels));
-    tsr_plan *plan = compile(ops, kernels);
+    tsr_workspace_query query = {.kernels = kernels, .threads = 1};
+    tsr_plan *plan = compile(ops, &query);
     tsr_trainer_options options = {.plan = plan,
                                    .samples = {read_sample, &learned},
                                    .micro_steps = 1,

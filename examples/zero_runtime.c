@@ -11,8 +11,8 @@
  *                 what backward will need goes to the host
  *     backward    it comes back; gather -> compute -> release
  *                 reduce: each rank receives its shard of the gradients
- *     update      momentum and weights, by shard; gathered copies are stale
- * from then on a shard rests on the host until the next step
+ *     update      momentum and weights, each rank its shards
+ *                 a shard rests on the host until the next step
  *
  * Any number of ranks computes the same, but for rounding. */
 #include <math.h>
@@ -57,19 +57,16 @@ static void *allocate(size_t bytes) {
     return memset(memory, 0, padded(bytes));
 }
 
-/* The runtime asks for gathered copies, buckets and reloaded tensors here. */
-typedef struct heap {
-    size_t bytes; /* lent now */
-} heap;
-
-static tsr_status heap_alloc(void *context, size_t bytes, tsr_stream *stream,
-                             void **out_memory) {
-    heap *self = context;
+/* The allocator that the runtime is given: gathered copies, buckets and
+ * reloaded tensors come from here. Its context counts the bytes lent now. */
+static tsr_status lend(void *context, size_t bytes, tsr_stream *stream,
+                       void **out_memory) {
+    size_t *lent = context;
     (void)stream; /* new memory may be used on any */
     *out_memory = aligned_alloc(64, padded(bytes));
     if (*out_memory == NULL)
-        return tsr_fail(TSR_OUT_OF_MEMORY, "the heap of this program is empty");
-    self->bytes += bytes;
+        return tsr_fail(TSR_OUT_OF_MEMORY, "this program has no memory left");
+    *lent += bytes;
     return TSR_OK;
 }
 
@@ -80,10 +77,10 @@ static tsr_status free_now(void *memory) {
 
 /* Work that uses the memory may still wait in the stream, so the block goes
  * when the stream comes to it. */
-static void heap_free(void *context, void *memory, size_t bytes,
+static void take_back(void *context, void *memory, size_t bytes,
                       tsr_stream *stream) {
-    heap *self = context;
-    self->bytes -= bytes;
+    size_t *lent = context;
+    *lent -= bytes;
     (void)tsr_stream_enqueue(stream, free_now, memory);
 }
 
@@ -158,7 +155,8 @@ typedef struct rank {
     tsr_stream *stream; /* inline: work runs when it is enqueued, so the program
                            may compute between two calls */
     tsr_comm *gather_comm, *reduce_comm, *loss_comm;
-    heap heap;
+    size_t lent; /* bytes, to the runtime */
+    tsr_allocator allocator;
     tsr_zero *zero;
     size_t most_gathered; /* bytes */
     param params[PARAMS];
@@ -180,12 +178,12 @@ static void start(rank *self, tsr_bootstrap *bootstrap) {
 }
 
 static void create_zero(rank *self, const tsr_kernel_table *kernels) {
-    tsr_allocator allocator = {heap_alloc, heap_free, &self->heap};
+    self->allocator = (tsr_allocator){lend, take_back, &self->lent};
     tsr_zero_options options = {.device = self->device,
                                 .gather_comm = self->gather_comm,
                                 .reduce_comm = self->reduce_comm,
                                 .kernels = kernels,
-                                .allocator = &allocator};
+                                .allocator = &self->allocator};
     options.settings = (tsr_zero_settings){.stage = 3,
                                            .bucket_bytes = 4096,
                                            .double_buffer = true,
@@ -234,7 +232,7 @@ static void tell(const rank *self, const char *when, int layer) {
         if (self->params[id].weights)
             shards += (size_t)self->params[id].count * sizeof(float);
     printf("  %-36s %5d %6zu %8zu %7zu %6zu %6zu\n", when, layer, shards,
-           held.gathered, held.buckets, held.host, self->heap.bytes);
+           held.gathered, held.buckets, held.host, self->lent);
 }
 
 /* ---- gather, release ---- */
@@ -478,8 +476,8 @@ static float train(rank *self, float *out_first) {
 
 static void finish(rank *self) {
     tsr_zero_release(self->zero); /* waits, then frees all that it held */
-    if (self->heap.bytes != 0) {
-        fprintf(stderr, "%zu bytes were not given back\n", self->heap.bytes);
+    if (self->lent != 0) {
+        fprintf(stderr, "%zu bytes were not given back\n", self->lent);
         exit(EXIT_FAILURE);
     }
     for (int id = 0; id < PARAMS; id++) {
@@ -518,7 +516,10 @@ static bool run(tsr_bootstrap *bootstrap) {
                "Loss %.6f -> %.6f\n",
                self.world, self.world, whole, self.most_gathered, (double)first,
                (double)last);
-    return last < first / 10;
+    if (last < first / 10)
+        return true;
+    fprintf(stderr, "the loss has not fallen enough\n");
+    return false;
 }
 
 int main(int argc, char **argv) {

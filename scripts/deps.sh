@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs what building, running and testing need, by package name, on Debian. Quick when all is there.
-# Usage: scripts/deps.sh [build|test]     test adds compilers for the checks and Python for the comparisons
+# Usage: scripts/deps.sh [build|test]     test adds compilers for the checks, Python for the comparisons, both MPIs
 set -euo pipefail
 
 build="build-essential cmake ninja-build pkg-config libjansson-dev libxxhash-dev librandom123-dev libdnnl2 fortunes"
-tests="clang clang-format libclang-rt-14-dev python3 python3-venv"
+tests="clang clang-format libclang-rt-14-dev python3 python3-venv libopenmpi-dev openmpi-bin libmpich-dev mpich"
 packages=$build
 [ "${1:-build}" = test ] && packages="$build $tests"
 

@@ -23,6 +23,9 @@ ctest --preset tsan -L tsan
 say "tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 ctest --preset asan -LE "noasan|python"
 
+say "two mutants of tests/mutants: others with each commit"
+scripts/mutants.sh --some 2 "$(git rev-list --count HEAD)"
+
 say "all tests"
 status=0
 ctest --preset release --output-junit "$PWD/build/release/tests.xml" || status=$?

@@ -47,6 +47,35 @@ TSR_API void tsr_fork_group_release(tsr_fork_group *group); /* takes NULL */
 TSR_API tsr_status tsr_bootstrap_create_forked(tsr_fork_group *group, int rank,
                                                tsr_bootstrap **out_bootstrap);
 
+/* Whether an MPI launcher (mpirun, mpiexec, srun) started this process, by what
+ * that left in the environment. *out_rank and *out_world (either may be NULL)
+ * are -1 where it does not say. */
+TSR_API int tsr_mpi_launched(int *out_rank, int *out_world);
+
+/* Ranks that an MPI launcher started, on one host or many. Loads the module for
+ * the launcher's MPI and initialises that, or joins what the application has
+ * initialised with MPI_THREAD_MULTIPLE; releasing the bootstrap finalizes it,
+ * which waits for the other ranks. Once a process: MPI allows no more. Where
+ * the library lacks MPI_THREAD_MULTIPLE, or TESSERA_MPI_THREADS is "one", one
+ * thread calls MPI for all communicators.
+ * Collective over the launcher's ranks. Errors: FAILED_PRECONDITION (no
+ * launcher, another MPI's, or a module of another version), NOT_FOUND (the
+ * module is not there: says what to install), UNAVAILABLE (MPI's own). */
+TSR_API tsr_status tsr_bootstrap_create_mpi(tsr_bootstrap **out_bootstrap);
+
+/* For ranks that nobody watches over (MPI), when one cannot go on: tells all
+ * others, whose communicators and exchanges then fail, and returns the cause
+ * of what ended the job, with its message: of the failures that ranks conclude
+ * with, one that is not a consequence (UNAVAILABLE), else the lowest rank's.
+ * Rank 0 returns within 1.5 s, for it to print that and then to end the job;
+ * other ranks wait 3.5 s for it to do so. Other kinds of bootstrap: returns
+ * `mine` at once. mine: its message is tsr_last_error(); OK is returned. */
+TSR_API tsr_status tsr_bootstrap_conclude(tsr_bootstrap *bootstrap,
+                                          tsr_status mine);
+/* MPI: ends all processes of the job (MPI_Abort); does not return. Other kinds:
+ * does nothing. */
+TSR_API void tsr_bootstrap_end_job(tsr_bootstrap *bootstrap, int exit_code);
+
 /* ---- communicator ---- */
 
 typedef struct tsr_comm tsr_comm;
@@ -61,12 +90,12 @@ typedef enum tsr_comm_capability {
 typedef struct tsr_comm_options {
     int timeout_ms; /* a peer silent for so long within a call counts as gone;
                        0: 60,000 */
-    /* An injected wire between the ranks (tests, trying plans of slower links):
-     * a collective of more than one rank ends wire_latency_ns, and the time of
-     * the bytes that a rank must receive at this rate, after all have joined it
-     * at the earliest; until then its stream's worker sleeps. Each communicator
-     * has a wire of its own. A rank that sleeps longer than its peers wait
-     * counts as gone. */
+    /* Of tsr_comm_create_host: an injected wire between the ranks (tests,
+     * trying plans of slower links): a collective of more than one rank ends
+     * wire_latency_ns, and the time of the bytes that a rank must receive at
+     * this rate, after all have joined it at the earliest; until then its
+     * stream's worker sleeps. Each communicator has a wire of its own. A rank
+     * that sleeps longer than its peers wait counts as gone. */
     double wire_bytes_per_s; /* 0: no limit */
     int64_t wire_latency_ns;
 } tsr_comm_options;
@@ -78,6 +107,16 @@ typedef struct tsr_comm_options {
 TSR_API tsr_status tsr_comm_create_host(tsr_bootstrap *bootstrap,
                                         const tsr_comm_options *options,
                                         tsr_comm **out_comm);
+/* The ranks of a bootstrap from tsr_bootstrap_create_mpi, which outlives the
+ * communicator: messages over MPI, sums as `host` makes them, bit for bit. No
+ * shared memory. A peer that dies takes the job down (the launcher does that);
+ * a silent one is noticed by the time-out. After a failure, MPI may still read
+ * or write what a call under way was given, until the process ends.
+ * Collective. Errors: INVALID_ARGUMENT (another bootstrap), OUT_OF_MEMORY,
+ * UNAVAILABLE; all ranks fail alike. */
+TSR_API tsr_status tsr_comm_create_mpi(tsr_bootstrap *bootstrap,
+                                       const tsr_comm_options *options,
+                                       tsr_comm **out_comm);
 /* Takes NULL. Local: does not wait for peers. Streams with calls of this
  * communicator must have been synchronized. */
 TSR_API void tsr_comm_release(tsr_comm *comm);

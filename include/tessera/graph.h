@@ -87,14 +87,20 @@ typedef enum tsr_section {
 } tsr_section;
 typedef enum tsr_phase { TSR_FORWARD = 0, TSR_BACKWARD } tsr_phase;
 
+/* Which memory a value is in. Kernels and collectives work on the device's;
+ * offload and reload copy between the two. */
+typedef enum tsr_place { TSR_PLACE_DEVICE = 0, TSR_PLACE_HOST } tsr_place;
+
 /* Where a value lies (docs/architecture.md, "memory"). */
 typedef enum tsr_space {
     TSR_SPACE_NONE = 0, /* not placed yet */
     TSR_SPACE_WEIGHTS,  /* the parameter segment: one a host where memory is
                            shared */
     TSR_SPACE_GRADS, /* full gradients: this rank's part of the shared memory */
-    TSR_SPACE_PERSISTENT, /* private, lives across walks */
-    TSR_SPACE_TRANSIENT,  /* private, one section */
+    TSR_SPACE_PERSISTENT,      /* private, lives across walks */
+    TSR_SPACE_TRANSIENT,       /* private, one section */
+    TSR_SPACE_HOST_PERSISTENT, /* on the host, private, lives across walks */
+    TSR_SPACE_HOST_TRANSIENT,  /* on the host, private, one section */
     TSR_SPACE_COUNT
 } tsr_space;
 
@@ -118,6 +124,7 @@ typedef struct tsr_value {
     tsr_param_id param;   /* of a parameter, its shard, gathered copy or
                              gradients; else none */
     tsr_node_id producer; /* none: declared */
+    tsr_place place;
     tsr_space space;
     size_t offset; /* bytes from the start of the space */
 } tsr_value;
@@ -204,6 +211,9 @@ typedef enum tsr_op_flag {
     TSR_OP_ORDERING = 2,   /* moves no data: wait, release */
     TSR_OP_VARIADIC = 4,   /* any number of inputs from min_inputs up */
     TSR_OP_FREES = 8,      /* ends its inputs: nobody may read them later */
+    TSR_OP_OFFLOADS = 16,  /* copies its first input to the host; a second one,
+                              on the host, is written over */
+    TSR_OP_RELOADS = 32,   /* copies its input from the host to the device */
 } tsr_op_flag;
 
 typedef struct tsr_op {

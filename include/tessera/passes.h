@@ -83,6 +83,21 @@ TSR_API tsr_status tsr_compile_training(tsr_graph *graph,
                                         const tsr_training *training,
                                         tsr_plan **out_plan);
 
+/* The first part of it: `stage` is TSR_STAGE_SHARDED (nothing is ordered or
+ * placed yet: the text to edit by hand), TSR_STAGE_SCHEDULED or
+ * TSR_STAGE_PLACED. */
+TSR_API tsr_status tsr_compile_training_until(tsr_graph *graph,
+                                              const tsr_target *target,
+                                              const tsr_training *training,
+                                              tsr_stage stage,
+                                              tsr_plan **out_plan);
+
+/* The rest of it, for a plan that was parsed: order and waits unless a node
+ * waits already, bytes unless every value has a place (a value without one and
+ * all are placed anew). What the text says is kept, and verified. Errors:
+ * those of tsr_plan_verify; FAILED_PRECONDITION (no shards). */
+TSR_API tsr_status tsr_plan_complete(tsr_plan *plan);
+
 /* Likewise for a graph without backward and update: evaluation, decoding. One
  * section, micro_first. */
 TSR_API tsr_status tsr_compile_forward(tsr_graph *graph,

@@ -15,17 +15,19 @@ typedef struct tsr_target {
     int world;   /* ranks */
     bool shared; /* ranks share a host: weights and full gradients lie in memory
                     that all of them map */
-    bool gather_alias; /* a gather gives the shared weights themselves: nothing
-                          moves; needs `shared` */
-    size_t alignment;  /* bytes; a power of two; 0: 64 */
-    size_t memory;     /* budget of one rank in bytes, its share of the shared
-                          memory included; 0: none */
+    bool gather_alias;  /* a gather gives the shared weights themselves: nothing
+                           moves; needs `shared` */
+    size_t alignment;   /* bytes; a power of two; 0: 64 */
+    size_t memory;      /* budget of one rank in bytes, its share of the shared
+                           memory included; 0: none */
+    size_t host_memory; /* budget of one rank in the host's memory, for values
+                           placed there, in bytes; 0: none */
     int prefetch; /* groups whose gathers run ahead of the one in use, where
                      they copy; 0: 1; negative: none. Not in the text form,
                      which holds what came of it */
     /* Bytes of workspace of a node's kernel; NULL: none needs any. */
     size_t (*workspace)(const void *context, const tsr_op_view *view);
-    const void *workspace_context; /* borrowed */
+    const void *workspace_context; /* borrowed; outlives the plan */
     const char *products; /* how matrices are multiplied, which must be equal on
                              all ranks like the rest of the plan; copied; NULL:
                              not said */
@@ -50,9 +52,13 @@ TSR_API void tsr_plan_release(tsr_plan *plan); /* takes NULL */
  */
 TSR_API int64_t tsr_shard_count(const tsr_param *param, int world);
 
-/* Bytes that one rank needs: its private spaces and its share of the others. */
+/* Bytes of the device that one rank needs: its private spaces and its share of
+ * the others. */
 TSR_API size_t tsr_plan_rank_bytes(const tsr_plan *plan);
-/* Bytes that the host needs for all its ranks. */
+/* Bytes of the host's memory that one rank needs for values placed there. */
+TSR_API size_t tsr_plan_rank_host_bytes(const tsr_plan *plan);
+/* Bytes that the host needs for all its ranks when their device is its
+ * processors: both of the above. */
 TSR_API size_t tsr_plan_host_bytes(const tsr_plan *plan);
 
 /* The text form (docs/plan-format.md), terminated; *out_text is owned by the
@@ -74,8 +80,14 @@ typedef enum tsr_stage {
     TSR_STAGE_PLACED, /* bytes: nothing overlaps, nothing is reused too early */
 } tsr_stage;
 
+/* The stage that the plan's fields claim, unchecked: PLACED when every value
+ * has a space, SCHEDULED when a node waits for another, SHARDED when there are
+ * shards. */
+TSR_API tsr_stage tsr_plan_stage(const tsr_plan *plan);
+
 /* Checks the promises of `stage`. Errors: INVALID_DATA naming rule, node and
- * value; OUT_OF_MEMORY when the plan needs more than target.memory.
+ * value; OUT_OF_MEMORY when the plan needs more than target.memory or
+ * target.host_memory.
  * Cost: about n log n in nodes and values. */
 TSR_API tsr_status tsr_plan_verify(const tsr_plan *plan, tsr_stage stage);
 

@@ -46,7 +46,10 @@ typedef struct tsr_trainer_options {
     int timeout_ms;          /* of a silent peer; 0: 60,000 */
     double wire_bytes_per_s; /* an injected wire: see tsr_comm_options */
     int64_t wire_latency_ns;
-    bool timeline; /* keep the times of the latest step's nodes */
+    bool timeline;  /* keep the times of the latest step's nodes */
+    bool over_mpi;  /* tsr_comm_create_mpi, for a plan whose target shares no
+                       memory; else tsr_comm_create_host */
+    int host_ranks; /* ranks on this rank's host; 0: all */
 } tsr_trainer_options;
 
 /* What one step did. */

@@ -15,7 +15,7 @@ extern "C" {
  *
  * Plans that share an arena (train, evaluate, decode) share the weights and the
  * transient spaces, which are as large as the largest of them; each has its own
- * persistent space. */
+ * persistent spaces. Shards that are kept on the host are a plan's own. */
 typedef struct tsr_arena tsr_arena; /* immutable after create */
 
 /* The plans are borrowed and outlive the arena; all have one target and the
@@ -32,13 +32,16 @@ TSR_API void tsr_arena_release(tsr_arena *arena); /* takes NULL */
 TSR_API void *tsr_arena_address(const tsr_arena *arena, size_t plan,
                                 tsr_value_id value);
 
-/* Start and size of a space of plan `plan` (plan matters for PERSISTENT only).
- * Full gradients: this rank's part. */
+/* Start and size of a space of plan `plan` (plan matters for the persistent
+ * ones only). Full gradients: this rank's part. On the host NULL where no plan
+ * has values there. */
 TSR_API void *tsr_arena_space(const tsr_arena *arena, size_t plan,
                               tsr_space space, size_t *out_bytes);
 
-/* Bytes of this rank: its private spaces, and its share of the shared ones. */
+/* Bytes of this rank on the device: its private spaces, and its share of the
+ * shared ones; and on the host, for values placed there. */
 TSR_API size_t tsr_arena_bytes(const tsr_arena *arena);
+TSR_API size_t tsr_arena_host_bytes(const tsr_arena *arena);
 
 /* ---- executor ---- */
 

@@ -56,6 +56,15 @@ void tsr_os_futex_wake(_Atomic uint32_t *word, bool shared); /* wakes all */
  */
 tsr_status tsr_os_socket_peer(int socket, int *out_process, unsigned *out_user);
 
+/* The file that holds this code: the program, or a shared library. "" where
+ * that is not known. */
+void tsr_os_code_path(char *path, size_t bytes);
+
+/* Two numbers that are equal between processes exactly if these can reach each
+ * other over local sockets by process id (one machine, one namespace of
+ * processes and networks), and if they may run on the same processors. */
+void tsr_os_place(uint64_t *out_host, uint64_t *out_processors);
+
 /* The calling process is killed when its parent dies. */
 void tsr_os_die_with_parent(void);
 

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "base/os.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -15,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -283,6 +285,45 @@ tsr_status tsr_os_socket_peer(int socket, int *out_process,
     *out_process = peer.pid;
     *out_user = peer.uid;
     return TSR_OK;
+}
+
+void tsr_os_code_path(char *path, size_t bytes) {
+    Dl_info info;
+    char own[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", own, sizeof own - 1);
+    own[length > 0 ? length : 0] = '\0';
+    /* For a program the name is the one it was started by, which may be
+     * relative to any folder. */
+    bool library = dladdr((void *)(uintptr_t)tsr_os_code_path, &info) != 0 &&
+                   info.dli_fname && strchr(info.dli_fname, '/') &&
+                   strstr(info.dli_fname, ".so");
+    snprintf(path, bytes, "%s", library ? info.dli_fname : own);
+}
+
+static uint64_t mix(uint64_t hash, const void *bytes, size_t count) {
+    for (size_t i = 0; i < count; i++) /* FNV-1a */
+        hash = (hash ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u;
+    return hash;
+}
+
+void tsr_os_place(uint64_t *out_host, uint64_t *out_processors) {
+    static const char *const namespaces[] = {"/proc/self/ns/pid",
+                                             "/proc/self/ns/net"};
+    char boot[64] = "";
+    cpu_set_t set;
+    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "r");
+    size_t length = file ? fread(boot, 1, sizeof boot, file) : 0;
+    if (file)
+        fclose(file);
+    *out_host = mix(0xcbf29ce484222325u, boot, length);
+    for (size_t i = 0; i < sizeof namespaces / sizeof *namespaces; i++) {
+        struct stat info = {0};
+        (void)!stat(namespaces[i], &info);
+        *out_host = mix(*out_host, &info.st_ino, sizeof info.st_ino);
+    }
+    CPU_ZERO(&set);
+    sched_getaffinity(0, sizeof set, &set);
+    *out_processors = mix(0xcbf29ce484222325u, &set, sizeof set);
 }
 
 void tsr_os_die_with_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }

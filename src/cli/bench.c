@@ -37,6 +37,7 @@ const cli_command bench_command = {
 
 typedef struct bench_job {
     bench_flags flags;
+    cli_ranks ranks;
     cli_session session;
 } bench_job;
 
@@ -101,7 +102,8 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
     double *seconds = NULL;
     tsr_status status = TSR_OK;
     tsr_trainer_options options = session_trainer(&job->session);
-    session_pin(&job->session, tsr_bootstrap_rank(bootstrap));
+    ranks_pin(&job->ranks, tsr_bootstrap_rank(bootstrap),
+              (int)job->session.flags.threads);
     options.samples = (tsr_samples){read_sample, job};
     options.seed = 1;
     options.rates =
@@ -119,24 +121,27 @@ done:
 static int run(int argc, char **argv) {
     bench_job self = {.flags = {.session = SESSION_DEFAULTS, .steps = 10}};
     int code = options_parse(&bench_command, argc, argv, &self.flags);
+    if (code < 0 && (self.flags.what.count == 0 ||
+                     strcmp(self.flags.what.data[0], "step") != 0))
+        code = options_mistake(&bench_command, "what to measure? known: step");
     if (code >= 0)
-        return code;
-    if (self.flags.what.count == 0 ||
-        strcmp(self.flags.what.data[0], "step") != 0)
-        return fail(&bench_command,
-                    "what to measure? known: step; see tessera bench --help");
-    if (session_open(&self.flags.session, false, &self.session) != TSR_OK) {
-        code = fail(&bench_command, tsr_last_error());
+        return ranks_mistake(code);
+    tsr_status status = ranks_open(self.flags.session.ranks, &self.ranks);
+    if (status == TSR_OK)
+        status = session_open(&self.flags.session, &self.ranks, false,
+                              &self.session);
+    if (status != TSR_OK) {
+        code = ranks_fail(&self.ranks, &bench_command, status);
     } else {
         char kernels[SESSION_KERNELS_BYTES];
-        printf("machine   %lld ranks x %lld threads, %s\n",
-               (long long)self.session.flags.ranks,
-               (long long)self.session.flags.threads,
-               session_kernels(&self.session, kernels));
+        if (self.ranks.first)
+            printf("machine   %lld ranks x %lld threads, %s\n",
+                   (long long)self.session.flags.ranks,
+                   (long long)self.session.flags.threads,
+                   session_kernels(&self.session, kernels));
         fflush(stdout);
-        code = launch(&bench_command, (int)self.session.flags.ranks, run_rank,
-                      &self);
+        code = launch(&bench_command, &self.ranks, run_rank, &self);
     }
     session_close(&self.session);
-    return code;
+    return ranks_close(&self.ranks, code);
 }

@@ -7,7 +7,7 @@
 
 #include "base/text.h"
 #include "cli/options.h"
-#include "tessera/passes.h"
+#include "cli/plan_file.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
 #include "train/file.h"
@@ -105,15 +105,18 @@ static tsr_status show_checkpoint(const char *path) {
 static void show_memory(const tsr_plan *plan) {
     char text[TSR_BYTES_TEXT];
     for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_COUNT; s++)
-        printf("  %-11s %12zu  %s%s\n", tsr_space_name((tsr_space)s),
+        printf("  %-15s %12zu  %s%s\n", tsr_space_name((tsr_space)s),
                plan->bytes[s], tsr_format_bytes(plan->bytes[s], text),
                s == TSR_SPACE_WEIGHTS && plan->target.shared
                    ? ", one for all ranks of the host"
                    : "");
-    printf("  %-11s %12zu  %s\n", "a rank", tsr_plan_rank_bytes(plan),
-           tsr_format_bytes(tsr_plan_rank_bytes(plan), text));
-    printf("  %-11s %12zu  %s\n", "the host", tsr_plan_host_bytes(plan),
-           tsr_format_bytes(tsr_plan_host_bytes(plan), text));
+    size_t rank = tsr_plan_rank_bytes(plan),
+           on_host = tsr_plan_rank_host_bytes(plan),
+           all = tsr_plan_host_bytes(plan);
+    printf("  %-15s %12zu  %s\n", "a rank", rank, tsr_format_bytes(rank, text));
+    printf("  %-15s %12zu  %s\n", "a rank, host", on_host,
+           tsr_format_bytes(on_host, text));
+    printf("  %-15s %12zu  %s\n", "the host", all, tsr_format_bytes(all, text));
 }
 
 static void show_sections(const tsr_plan *plan) {
@@ -184,7 +187,9 @@ static tsr_status show_plan(const char *path, const char *text, size_t length) {
     printf("plan %s: %d ranks%s%s\n", path, plan->target.world,
            plan->target.shared ? ", shared memory" : "",
            plan->target.gather_alias ? ", gathers alias the weights" : "");
-    status = tsr_plan_verify(plan, TSR_STAGE_PLACED);
+    tsr_stage stage = tsr_plan_stage(plan);
+    status = tsr_plan_verify(plan, stage);
+    printf("stage      %s\n", plan_stage_name(stage));
     printf("verified   %s\n", status == TSR_OK ? "yes" : tsr_last_error());
     if (status != TSR_OK)
         tsr_error_at(status, "%s does not verify", path);

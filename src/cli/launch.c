@@ -215,14 +215,16 @@ static int launch_many(const cli_command *command, int ranks, rank_body body,
     return code;
 }
 
-int launch(const cli_command *command, int ranks, rank_body body,
+int launch(const cli_command *command, const cli_ranks *ranks, rank_body body,
            void *context) {
-    if (ranks > 1)
-        return launch_many(command, ranks, body, context);
-    tsr_bootstrap *bootstrap = NULL;
-    tsr_status status = tsr_bootstrap_create_solo(&bootstrap);
+    if (!ranks->mpi && ranks->world > 1)
+        return launch_many(command, ranks->world, body, context);
+    tsr_bootstrap *alone = NULL;
+    tsr_status status = TSR_OK;
+    if (!ranks->mpi)
+        status = tsr_bootstrap_create_solo(&alone);
     if (status == TSR_OK)
-        status = body(bootstrap, context);
-    tsr_bootstrap_release(bootstrap);
-    return status == TSR_OK ? 0 : fail(command, tsr_last_error());
+        status = body(alone ? alone : ranks->mpi, context);
+    tsr_bootstrap_release(alone);
+    return status == TSR_OK ? 0 : ranks_fail(ranks, command, status);
 }

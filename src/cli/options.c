@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "tessera/comm.h"
 
 #define EXIT_USAGE 2
 
@@ -26,6 +27,13 @@ void print_problem(const char *command, const char *message, const char *hint) {
     fprintf(stderr, "%s\n", hint);
 }
 
+/* Every rank that an MPI launcher started parses the same line: the first
+ * speaks. */
+static bool speaks(void) {
+    int rank;
+    return !tsr_mpi_launched(&rank, NULL) || rank <= 0;
+}
+
 static int mistake(const cli_command *command, const char *format, ...)
     TSR_PRINTF(2, 3);
 
@@ -36,7 +44,8 @@ static int mistake(const cli_command *command, const char *format, ...) {
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
     snprintf(hint, sizeof hint, "; see tessera %s --help", command->name);
-    print_problem(command->name, message, hint);
+    if (speaks())
+        print_problem(command->name, message, hint);
     return EXIT_USAGE;
 }
 
@@ -129,7 +138,8 @@ int options_parse(const cli_command *command, int argc, char **argv,
         const char *argument = argv[i];
         int code = -1;
         if (strcmp(argument, "--help") == 0) {
-            print_help(command);
+            if (speaks())
+                print_help(command);
             return 0;
         }
         if (strncmp(argument, "-", 1) != 0) {
@@ -176,6 +186,10 @@ tsr_status options_dtype(const char *name, tsr_dtype *out_dtype) {
         }
     return tsr_error(TSR_INVALID_ARGUMENT,
                      "--dtype '%s' is unknown; known: f32, bf16", name);
+}
+
+int options_mistake(const cli_command *command, const char *message) {
+    return mistake(command, "%s", message);
 }
 
 int fail(const cli_command *command, const char *message) {

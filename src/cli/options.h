@@ -52,6 +52,9 @@ typedef struct cli_command {
 int options_parse(const cli_command *command, int argc, char **argv,
                   void *values);
 
+/* A mistake that the table cannot find. Returns 2, after one line. */
+int options_mistake(const cli_command *command, const char *message);
+
 /* Prints "tessera COMMAND: message" and the hint as one line on standard error.
  * Control characters in the message, which may come with arguments and file
  * names, are replaced: they would break the line or talk to the terminal.

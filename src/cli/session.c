@@ -5,6 +5,7 @@
 
 #include "base/os.h"
 #include "base/text.h"
+#include "cli/plan_file.h"
 
 static tsr_status choose_model(const session_flags *flags,
                                tsr_gpt_config *model) {
@@ -22,51 +23,111 @@ static tsr_status choose_model(const session_flags *flags,
     return tsr_gpt_validate(model);
 }
 
-static tsr_status compile(cli_session *self, const tsr_workspace_query *query,
-                          bool evaluate) {
+static tsr_status choose_comm(cli_session *self) {
+    const cli_ranks *ranks = self->ranks;
+    const char *comm = self->flags.comm, *gather = self->flags.gather;
+    if (comm && strcmp(comm, "host") != 0 && strcmp(comm, "mpi") != 0)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--comm '%s' is unknown; known: host, mpi", comm);
+    bool mpi = comm && strcmp(comm, "mpi") == 0;
+    if (mpi && !ranks->mpi)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--comm mpi is for ranks that mpirun has started");
+    if (comm && !mpi && !ranks->one_host)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--comm host: the %d ranks are on several hosts",
+                         ranks->world);
+    self->over_mpi = mpi || !ranks->one_host;
+    if (!gather)
+        gather = self->over_mpi ? "copy" : "alias";
+    if (strcmp(gather, "alias") != 0 && strcmp(gather, "copy") != 0)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--gather '%s' is unknown; known: alias, copy",
+                         gather);
+    if (self->over_mpi && strcmp(gather, "alias") == 0)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--gather alias needs memory that all ranks share, "
+                         "which there is none of over MPI: use copy");
+    if (self->over_mpi && self->flags.wire > 0)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--wire pretends over shared memory: it needs --comm "
+                         "host");
+    self->flags.gather = gather;
+    return TSR_OK;
+}
+
+/* query: NULL below the stage that asks for workspaces. */
+static tsr_target make_target(const cli_session *self,
+                              const tsr_workspace_query *query) {
     const session_flags *flags = &self->flags;
-    tsr_graph *graph;
-    bool alias = strcmp(flags->gather, "alias") == 0;
-    tsr_target target = {
-        .world = (int)flags->ranks,
-        .shared = true,
-        .gather_alias = alias,
-        .prefetch = flags->prefetch ? (int)flags->prefetch : -1,
-        .memory = flags->memory,
-        .workspace = tsr_kernel_workspace,
-        .workspace_context = query,
-        .products =
-            tsr_kernel_table_products(self->kernels, self->model.dtype)};
+    return (tsr_target){.world = (int)flags->ranks,
+                        .shared = !self->over_mpi,
+                        .gather_alias = strcmp(flags->gather, "alias") == 0,
+                        .prefetch = flags->prefetch ? (int)flags->prefetch : -1,
+                        .memory = flags->memory,
+                        .host_memory = flags->host_memory,
+                        .workspace = query ? tsr_kernel_workspace : NULL,
+                        .workspace_context = query,
+                        .products = tsr_kernel_table_products(
+                            self->kernels, self->model.dtype)};
+}
+
+static tsr_status build(const cli_session *self, double loss_scale,
+                        tsr_graph **out_graph) {
+    TSR_TRY(tsr_graph_create(self->ops, out_graph));
+    tsr_status status =
+        tsr_gpt_build(*out_graph, &self->model, self->flags.batch,
+                      self->model.seq, loss_scale);
+    if (status != TSR_OK)
+        tsr_graph_release(*out_graph);
+    return status;
+}
+
+static tsr_status compile_training(const cli_session *self,
+                                   const tsr_target *target, tsr_stage stage,
+                                   tsr_plan **out_plan) {
+    const session_flags *flags = &self->flags;
     tsr_training training = {.micro_steps = (int)flags->accumulate,
                              .adamw = {.beta1 = flags->beta1,
                                        .beta2 = flags->beta2,
                                        .eps = 1e-8,
                                        .weight_decay = flags->weight_decay,
                                        .max_norm = flags->clip}};
-    if (!alias && strcmp(flags->gather, "copy") != 0)
-        return tsr_error(TSR_INVALID_ARGUMENT,
-                         "--gather '%s' is unknown; known: alias, copy",
-                         flags->gather);
     double tokens = (double)flags->ranks * (double)flags->batch *
                     (double)flags->accumulate * (double)self->model.seq;
-    TSR_TRY(tsr_graph_create(self->ops, &graph));
-    tsr_status status = tsr_gpt_build(graph, &self->model, flags->batch,
-                                      self->model.seq, 1 / tokens);
-    if (status != TSR_OK) {
-        tsr_graph_release(graph);
-        return status;
-    }
-    TSR_TRY(tsr_compile_training(graph, &target, &training, &self->plan));
+    tsr_graph *graph;
+    *out_plan = NULL;
+    TSR_TRY(build(self, 1 / tokens, &graph));
+    return tsr_compile_training_until(graph, target, &training, stage,
+                                      out_plan);
+}
+
+static tsr_status read_plan(cli_session *self, const tsr_target *target) {
+    tsr_plan *compiled;
+    TSR_TRY(compile_training(self, target, TSR_STAGE_SHARDED, &compiled));
+    tsr_status status = plan_file_read(self->flags.plan, compiled, &self->plan);
+    tsr_plan_release(compiled);
+    return status == TSR_OK ? TSR_OK : tsr_error_at(status, "--plan");
+}
+
+static tsr_status compile(cli_session *self, const tsr_workspace_query *query,
+                          bool evaluate) {
+    tsr_target target = make_target(self, query);
+    tsr_graph *graph;
+    if (self->flags.plan)
+        TSR_TRY(read_plan(self, &target));
+    else
+        TSR_TRY(compile_training(self, &target, TSR_STAGE_PLACED, &self->plan));
     if (!evaluate)
         return TSR_OK;
-    TSR_TRY(tsr_graph_create(self->ops, &graph));
-    status =
-        tsr_gpt_build(graph, &self->model, flags->batch, self->model.seq, 1);
-    if (status != TSR_OK) {
-        tsr_graph_release(graph);
-        return status;
-    }
+    TSR_TRY(build(self, 1, &graph));
     return tsr_compile_forward(graph, &target, &self->eval_plan);
+}
+
+tsr_status session_compile_until(const cli_session *self, tsr_stage stage,
+                                 tsr_plan **out_plan) {
+    tsr_target target = make_target(self, NULL);
+    return compile_training(self, &target, stage, out_plan);
 }
 
 static tsr_status check_memory(const cli_session *self, size_t needed) {
@@ -76,42 +137,44 @@ static tsr_status check_memory(const cli_session *self, size_t needed) {
         return TSR_OK;
     return tsr_error(
         TSR_OUT_OF_MEMORY,
-        "%lld ranks need %s%s of memory together, %s are available: lower "
+        "%d ranks need %s%s of memory together, %s are available: lower "
         "--batch, --seq or the model's size",
-        (long long)self->flags.ranks, self->plan ? "" : "more than ",
+        self->ranks->host_ranks, self->plan ? "" : "more than ",
         tsr_format_bytes(needed, need), tsr_format_bytes(available, have));
 }
 
-/* What no plan can do without: weight, gradient and two moments, four bytes
- * each, and every token's embedding. Spares compiling what cannot run, or is
- * too large to be counted. */
+/* What no plan of this host's ranks can do without: weight, gradient and two
+ * moments, four bytes each, and every token's embedding. Spares compiling what
+ * cannot run, or is too large to be counted. */
 static size_t least_bytes(const cli_session *self) {
     const session_flags *flags = &self->flags;
-    double tokens =
-        (double)flags->ranks * (double)flags->batch * (double)self->model.seq;
-    double bytes = 16.0 * (double)tsr_gpt_param_count(&self->model) +
-                   (double)tsr_dtype_bytes(self->model.dtype) * tokens *
-                       (double)self->model.dim;
+    double params = (double)tsr_gpt_param_count(&self->model) /
+                    (double)self->ranks->world,
+           tokens = (double)flags->batch * (double)self->model.seq,
+           element = (double)tsr_dtype_bytes(self->model.dtype);
+    double bytes = (double)self->ranks->host_ranks *
+                   (16.0 * params + element * tokens * (double)self->model.dim);
     return bytes < 1e18 ? (size_t)bytes : (size_t)1e18;
 }
 
 static size_t plan_bytes(const cli_session *self) {
-    size_t bytes = tsr_plan_host_bytes(self->plan);
+    size_t ranks = (size_t)self->ranks->host_ranks;
+    size_t bytes = self->over_mpi ? ranks * tsr_plan_rank_bytes(self->plan)
+                                  : tsr_plan_host_bytes(self->plan);
     if (self->eval_plan)
-        bytes += self->eval_plan->bytes[TSR_SPACE_PERSISTENT] *
-                 (size_t)self->flags.ranks;
+        bytes += self->eval_plan->bytes[TSR_SPACE_PERSISTENT] * ranks;
     return bytes;
 }
 
-tsr_status session_open(const session_flags *flags, bool evaluate,
-                        cli_session *out_session) {
+tsr_status session_open(const session_flags *flags, const cli_ranks *ranks,
+                        bool evaluate, cli_session *out_session) {
     tsr_status status = TSR_OK;
-    cli_session self = {.flags = *flags};
+    cli_session self = {.flags = *flags, .ranks = ranks};
     memset(out_session, 0, sizeof *out_session);
-    if (self.flags.threads == 0) {
-        self.flags.threads = tsr_os_processors() / self.flags.ranks;
-        self.flags.threads = self.flags.threads < 1 ? 1 : self.flags.threads;
-    }
+    self.flags.ranks = ranks->world;
+    if (self.flags.threads == 0)
+        self.flags.threads = ranks->threads;
+    TSR_TRY_GOTO(choose_comm(&self));
     TSR_TRY_GOTO(choose_model(flags, &self.model));
     TSR_TRY_GOTO(check_memory(&self, least_bytes(&self)));
     TSR_TRY_GOTO(tsr_op_table_create(&self.ops));
@@ -145,16 +208,8 @@ char *session_kernels(const cli_session *self,
         snprintf(buffer, SESSION_KERNELS_BYTES, "%s", kernels);
     else
         snprintf(buffer, SESSION_KERNELS_BYTES, "%s, products in %s", kernels,
-                 self->plan->target.products);
+                 tsr_kernel_table_products(self->kernels, self->model.dtype));
     return buffer;
-}
-
-/* Only a job that fills the machine does: two smaller ones would otherwise
- * share the first processors. */
-void session_pin(const cli_session *self, int rank) {
-    int threads = (int)self->flags.threads;
-    if (self->flags.ranks * threads == tsr_os_processors())
-        tsr_os_pin(rank * threads, threads);
 }
 
 tsr_trainer_options session_trainer(const cli_session *self) {
@@ -163,5 +218,7 @@ tsr_trainer_options session_trainer(const cli_session *self) {
                                  .micro_steps = (int)self->flags.accumulate,
                                  .kernels = self->kernels,
                                  .wire_bytes_per_s = self->flags.wire * 1e9,
-                                 .cpu = {.threads = (int)self->flags.threads}};
+                                 .cpu = {.threads = (int)self->flags.threads},
+                                 .over_mpi = self->over_mpi,
+                                 .host_ranks = self->ranks->host_ranks};
 }

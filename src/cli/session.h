@@ -4,6 +4,7 @@
 #define TSR_CLI_SESSION_H
 
 #include "cli/launch.h"
+#include "cli/ranks.h"
 #include "tessera/train.h"
 
 /* As given on the command line; 0: the preset's or the default. */
@@ -11,11 +12,13 @@ typedef struct session_flags {
     const char *model;
     int64_t layers, heads, dim, seq, vocab;
     int64_t ranks, threads, batch, accumulate;
-    const char *gather; /* "alias" or "copy" */
+    const char *gather; /* "alias" or "copy"; NULL: alias where possible */
+    const char *comm;   /* "host" or "mpi"; NULL: host where possible */
     int64_t prefetch;
     double wire;       /* GB/s */
     const char *dtype; /* "f32" or "bf16" */
-    size_t memory;
+    size_t memory, host_memory;
+    const char *plan; /* a file to run instead of what is compiled, or NULL */
     double weight_decay, beta1, beta2, clip;
 } session_flags;
 
@@ -43,7 +46,7 @@ typedef struct session_flags {
          1,                                                                    \
          256, /* TSR_HOST_RANKS */                                             \
          "N",                                                                  \
-         "local processes (default 1)"},                                       \
+         "local processes (default 1); none under mpirun"},                    \
         {"threads",                                                            \
          OPTION_INT,                                                           \
          offsetof(type, member.threads),                                       \
@@ -91,6 +94,13 @@ typedef struct session_flags {
          "TYPE",                                                               \
          "f32 (default), or bf16: gathered weights, activations and whole "    \
          "gradients in bf16, all that is kept in f32"},                        \
+        {"comm",                                                               \
+         OPTION_TEXT,                                                          \
+         offsetof(type, member.comm),                                          \
+         0,                                                                    \
+         0,                                                                    \
+         "HOW",                                                                \
+         "under mpirun: host, over shared memory (default on one host); mpi"}, \
         {"weight-decay",                                                       \
          OPTION_REAL,                                                          \
          offsetof(type, member.weight_decay),                                  \
@@ -109,20 +119,36 @@ typedef struct session_flags {
          1e9,                                                                  \
          "X",                                                                  \
          "largest gradient norm; 0: no clipping (default 1)"},                 \
+        {"memory",                                                             \
+         OPTION_BYTES,                                                         \
+         offsetof(type, member.memory),                                        \
+         0,                                                                    \
+         0,                                                                    \
+         "BYTES",                                                              \
+         "budget of one rank, such as 2G; more is refused"},                   \
+        {"host-memory",                                                        \
+         OPTION_BYTES,                                                         \
+         offsetof(type, member.host_memory),                                   \
+         0,                                                                    \
+         0,                                                                    \
+         "BYTES",                                                              \
+         "budget of one rank for what its plan keeps on the host"},            \
     {                                                                          \
-        "memory", OPTION_BYTES, offsetof(type, member.memory), 0, 0, "BYTES",  \
-            "budget of one rank, such as 2G; more is refused"                  \
+        "plan", OPTION_TEXT, offsetof(type, member.plan), 0, 0, "FILE",        \
+            "run this plan, edited by hand, instead of the compiled one"       \
     }
 
 #define SESSION_DEFAULTS                                                       \
     {                                                                          \
-        .model = "gpt2", .ranks = 1, .batch = 4, .accumulate = 1,              \
-        .gather = "alias", .prefetch = 1, .dtype = "f32", .weight_decay = 0.1, \
-        .beta1 = 0.9, .beta2 = 0.95, .clip = 1                                 \
+        .model = "gpt2", .batch = 4, .accumulate = 1, .prefetch = 1,           \
+        .dtype = "f32", .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,      \
+        .clip = 1                                                              \
     }
 
 typedef struct cli_session {
-    session_flags flags;
+    session_flags flags;    /* ranks and threads are what they came to be */
+    const cli_ranks *ranks; /* borrowed */
+    bool over_mpi;          /* messages, not shared memory */
     tsr_gpt_config model;
     tsr_op_table *ops; /* owned, like all below */
     tsr_kernel_table *kernels;
@@ -131,13 +157,14 @@ typedef struct cli_session {
 
 /* Checks the flags against each other, compiles the plans, and refuses what
  * this machine's memory cannot hold. Messages name flags. */
-tsr_status session_open(const session_flags *flags, bool evaluate,
-                        cli_session *out_session);
+tsr_status session_open(const session_flags *flags, const cli_ranks *ranks,
+                        bool evaluate, cli_session *out_session);
 void session_close(cli_session *session);
 
-/* Keeps this rank's threads, those started from now on, on processors of their
- * own, when ranks and threads fill the machine. */
-void session_pin(const cli_session *session, int rank);
+/* The training plan that the flags compile to, up to `stage` (below PLACED);
+ * the caller's to release. */
+tsr_status session_compile_until(const cli_session *session, tsr_stage stage,
+                                 tsr_plan **out_plan);
 
 /* What the kernels are and how they multiply, for people: "avx512, oneDNN
  * 2.6.3", "avx512, oneDNN 2.6.3, products in bf16: oneDNN 2.6.3". Returns

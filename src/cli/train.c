@@ -11,6 +11,7 @@
 #include "cli/guard.h"
 #include "cli/metrics.h"
 #include "cli/out_folder.h"
+#include "cli/plan_file.h"
 #include "cli/progress.h"
 #include "cli/session.h"
 #include "train/checkpoint.h"
@@ -22,7 +23,7 @@ typedef struct train_flags {
     option_list data, eval_data;
     int64_t steps, warmup, seed, save_every, eval_every, eval_batches;
     double lr, min_lr, max_time;
-    const char *out, *metrics, *print_plan, *timeline;
+    const char *out, *metrics, *print_plan, *stage, *timeline;
     bool resume;
 } train_flags;
 
@@ -59,6 +60,8 @@ static const option_row rows[] = {
      "one JSON object a step"},
     {"print-plan", OPTION_TEXT, AT(print_plan), 0, 0, "FILE",
      "the plan as text (docs/plan-format.md)"},
+    {"stage", OPTION_TEXT, AT(stage), 0, 0, "STAGE",
+     "of the printed plan: sharded (to edit), scheduled or placed (default)"},
     {"timeline", OPTION_TEXT, AT(timeline), 0, 0, "FILE.json",
      "when each node of the last step ran, as a Chrome trace"},
 };
@@ -67,13 +70,15 @@ static int run(int argc, char **argv);
 
 const cli_command train_command = {
     .name = "train",
-    .summary = "Trains a GPT on text, sharded over local ranks.",
+    .summary = "Trains a GPT on text, sharded over ranks.",
     .usage = "--data FILE|DIR... [--out DIR] [options]",
     .examples = "  tessera train --data book.txt --model gpt2-tiny --seq 256 "
                 "--steps 200 --out run\n"
                 "  tessera train --data book.txt --model gpt2-tiny --seq 256 "
                 "--steps 400 --out run --resume \\\n"
-                "      --ranks 2 --threads 1 --batch 2\n",
+                "      --ranks 2 --threads 1 --batch 2\n"
+                "  mpirun -n 2 tessera train --data book.txt --model "
+                "gpt2-tiny --seq 256 --steps 200\n",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
     .run = run,
@@ -82,6 +87,7 @@ const cli_command train_command = {
 /* What all ranks share; made before they start. */
 typedef struct train_job {
     train_flags flags;
+    cli_ranks ranks;
     cli_session session;
     tsr_corpus *corpus, *eval_corpus;
     tsr_sampler sampler, eval_sampler;
@@ -143,7 +149,7 @@ static tsr_status check_time(worker *self) {
             *all;
     if (flags->max_time == 0)
         return TSR_OK;
-    TSR_TRY(tsr_alloc((size_t)flags->session.ranks, 1, (void **)&all));
+    TSR_TRY(tsr_alloc((size_t)self->job->ranks.world, 1, (void **)&all));
     tsr_status status = tsr_bootstrap_exchange(self->bootstrap, &over, 1, all,
                                                EXCHANGE_TIMEOUT_MS);
     if (status == TSR_OK && all[0])
@@ -223,7 +229,8 @@ static tsr_status run_rank(tsr_bootstrap *bootstrap, void *context) {
                    .begin_ns = tsr_os_now_ns(),
                    .last_step = job->flags.steps};
     tsr_trainer_options options = session_trainer(&job->session);
-    session_pin(&job->session, tsr_bootstrap_rank(bootstrap));
+    ranks_pin(&job->ranks, tsr_bootstrap_rank(bootstrap),
+              (int)job->session.flags.threads);
     options.samples = (tsr_samples){read_sample, &job->sampler};
     options.eval_samples = (tsr_samples){read_sample, &job->eval_sampler};
     options.seed = (uint64_t)job->flags.seed;
@@ -351,12 +358,14 @@ static tsr_status check_output(const train_job *self, const char *option,
 /* Nothing that is written may take the place of something else. */
 static tsr_status check_outputs(const train_job *self) {
     const struct {
-        const char *option, *path; /* path: may be NULL */
-    } outputs[] = {{"--metrics", self->flags.metrics},
+        const char *option, *path;                       /* path: may be NULL */
+    } outputs[] = {{"--plan", self->flags.session.plan}, /* is read */
+                   {"--metrics", self->flags.metrics},
                    {"--print-plan", self->flags.print_plan},
                    {"--timeline", self->flags.timeline}};
     for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
-        TSR_TRY(check_output(self, outputs[i].option, outputs[i].path));
+        if (i > 0)
+            TSR_TRY(check_output(self, outputs[i].option, outputs[i].path));
         for (size_t j = 0; j < i; j++)
             if (outputs[i].path && outputs[j].path &&
                 same_file(outputs[j].path, outputs[i].path))
@@ -368,17 +377,19 @@ static tsr_status check_outputs(const train_job *self) {
     return TSR_OK;
 }
 
-static tsr_status write_plan(const tsr_plan *plan, const char *path) {
-    char *text;
-    TSR_TRY(tsr_plan_print(plan, &text));
-    FILE *file = fopen(path, "w");
-    bool written = file && fputs(text, file) >= 0;
-    int closed = file ? fclose(file) : -1;
-    tsr_plan_text_release(text);
-    if (!written || closed != 0)
-        return tsr_error(TSR_IO, "--print-plan %s cannot be written: %s", path,
-                         strerror(errno));
-    return TSR_OK;
+static tsr_status print_plan(const train_job *self) {
+    const train_flags *flags = &self->flags;
+    tsr_plan *plan;
+    tsr_stage stage;
+    TSR_TRY(plan_stage_parse(flags->stage, &stage));
+    if (stage == TSR_STAGE_PLACED)
+        return plan_file_write(self->session.plan, "--print-plan",
+                               flags->print_plan);
+    TSR_TRY(session_compile_until(&self->session, stage, &plan));
+    tsr_status status =
+        plan_file_write(plan, "--print-plan", flags->print_plan);
+    tsr_plan_release(plan);
+    return status;
 }
 
 /* It is written at the end; that it can be is known before. */
@@ -390,8 +401,9 @@ static tsr_status check_timeline(const char *path) {
     return TSR_OK;
 }
 
-static tsr_status open_job(train_job *self) {
-    const train_flags *flags = &self->flags;
+/* Before anything is compiled. */
+static tsr_status check_flags(const train_flags *flags) {
+    tsr_stage stage = TSR_STAGE_PLACED;
     if (flags->data.count == 0)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "--data is missing: name files or folders with text");
@@ -406,18 +418,35 @@ static tsr_status open_job(train_job *self) {
     if (flags->min_lr > flags->lr)
         return tsr_error(TSR_INVALID_ARGUMENT, "--min-lr %g is above --lr %g",
                          flags->min_lr, flags->lr);
-    TSR_TRY(session_open(&flags->session, flags->eval_data.count > 0,
-                         &self->session));
+    TSR_TRY(plan_stage_parse(flags->stage, &stage));
+    if (stage != TSR_STAGE_PLACED && !flags->print_plan)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--stage %s needs --print-plan, the file to print to",
+                         flags->stage);
+    if (stage != TSR_STAGE_PLACED && flags->session.plan)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--stage %s prints what is compiled, but --plan gives "
+                         "another plan",
+                         flags->stage);
+    return TSR_OK;
+}
+
+static tsr_status open_job(train_job *self) {
+    const train_flags *flags = &self->flags;
+    TSR_TRY(check_flags(flags));
+    TSR_TRY(session_open(&flags->session, &self->ranks,
+                         flags->eval_data.count > 0, &self->session));
     TSR_TRY(open_data(self));
     TSR_TRY(check_outputs(self));
+    if (!self->ranks.first)
+        return TSR_OK; /* what is written is rank 0's */
     if (flags->out)
         TSR_TRY(open_out(self));
     if (flags->metrics)
         TSR_TRY(metrics_open(flags->metrics, flags->resume, &self->metrics));
     if (flags->timeline)
         TSR_TRY(check_timeline(flags->timeline));
-    return flags->print_plan ? write_plan(self->session.plan, flags->print_plan)
-                             : TSR_OK;
+    return flags->print_plan ? print_plan(self) : TSR_OK;
 }
 
 static void close_job(train_job *self, bool failed) {
@@ -431,7 +460,7 @@ static void close_job(train_job *self, bool failed) {
 
 static void describe(const train_job *self) {
     const cli_session *session = &self->session;
-    char weights[TSR_BYTES_TEXT], rank[TSR_BYTES_TEXT];
+    char weights[TSR_BYTES_TEXT], rank[TSR_BYTES_TEXT], host[TSR_BYTES_TEXT];
     char kernels[SESSION_KERNELS_BYTES];
     printf("model    %lld layers, %lld heads, dim %lld, seq %lld, vocab %lld: "
            "%.1f M parameters\n",
@@ -443,15 +472,20 @@ static void describe(const train_job *self) {
            (long long)tsr_corpus_tokens(self->corpus),
            tsr_corpus_documents(self->corpus),
            tsr_corpus_skipped(self->corpus) ? " (some files skipped)" : "");
-    printf("plan     %lld ranks x %lld threads, %s; %s a rank, of it %s shared "
+    size_t shard_bytes = session->plan->bytes[TSR_SPACE_WEIGHTS] /
+                         (session->over_mpi ? 1 : (size_t)session->flags.ranks);
+    printf("plan     %lld ranks x %lld threads%s, %s; %s a rank, of it %s %s "
            "weights; %d nodes\n",
            (long long)session->flags.ranks, (long long)session->flags.threads,
+           session->over_mpi ? " over MPI" : "",
            session_kernels(session, kernels),
            tsr_format_bytes(tsr_plan_rank_bytes(session->plan), rank),
-           tsr_format_bytes(session->plan->bytes[TSR_SPACE_WEIGHTS] /
-                                (size_t)session->flags.ranks,
-                            weights),
+           tsr_format_bytes(shard_bytes, weights),
+           session->over_mpi ? "sharded" : "shared",
            tsr_graph_node_count(session->plan->graph));
+    if (tsr_plan_rank_host_bytes(session->plan) > 0)
+        printf("         and %s a rank on the host\n",
+               tsr_format_bytes(tsr_plan_rank_host_bytes(session->plan), host));
     if (!self->flags.out)
         printf("         no --out: nothing will be saved\n");
     fflush(stdout);
@@ -463,25 +497,28 @@ static int run(int argc, char **argv) {
                                 .warmup = -1,
                                 .seed = 1,
                                 .eval_batches = 8,
+                                .stage = "placed",
                                 .lr = 3e-4,
                                 .min_lr = -1}};
     int code = options_parse(&train_command, argc, argv, &self.flags);
     if (code >= 0)
-        return code;
+        return ranks_mistake(code);
     if (self.flags.warmup < 0)
         self.flags.warmup =
             self.flags.steps / 10 < 100 ? self.flags.steps / 10 : 100;
     if (self.flags.min_lr < 0)
         self.flags.min_lr = self.flags.lr / 10;
     guard_install();
-    tsr_status status = open_job(&self);
+    tsr_status status = ranks_open(self.flags.session.ranks, &self.ranks);
+    if (status == TSR_OK)
+        status = open_job(&self);
     if (status != TSR_OK) {
-        code = fail(&train_command, tsr_last_error());
+        code = ranks_fail(&self.ranks, &train_command, status);
     } else {
-        describe(&self);
-        code = launch(&train_command, (int)self.flags.session.ranks, run_rank,
-                      &self);
+        if (self.ranks.first)
+            describe(&self);
+        code = launch(&train_command, &self.ranks, run_rank, &self);
     }
     close_job(&self, code != 0);
-    return code;
+    return ranks_close(&self.ranks, code);
 }

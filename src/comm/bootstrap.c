@@ -35,6 +35,17 @@ void tsr_bootstrap_release(tsr_bootstrap *bootstrap) {
         bootstrap->vtable->release(bootstrap);
 }
 
+tsr_status tsr_bootstrap_conclude(tsr_bootstrap *bootstrap, tsr_status mine) {
+    return bootstrap->vtable->conclude && mine != TSR_OK
+               ? bootstrap->vtable->conclude(bootstrap, mine)
+               : mine;
+}
+
+void tsr_bootstrap_end_job(tsr_bootstrap *bootstrap, int exit_code) {
+    if (bootstrap->vtable->end_job)
+        bootstrap->vtable->end_job(bootstrap, exit_code);
+}
+
 /* ---- one rank ---- */
 
 static tsr_status solo_exchange(tsr_bootstrap *bootstrap, const void *mine,

@@ -12,6 +12,10 @@ typedef struct tsr_bootstrap_vtable {
     tsr_status (*exchange)(tsr_bootstrap *bootstrap, const void *mine,
                            size_t bytes, void *all, int timeout_ms);
     void (*release)(tsr_bootstrap *bootstrap);
+    /* Both NULL where whoever started the ranks watches over them: the rank's
+     * own failure is returned; nothing is done. */
+    tsr_status (*conclude)(tsr_bootstrap *bootstrap, tsr_status mine);
+    void (*end_job)(tsr_bootstrap *bootstrap, int exit_code);
 } tsr_bootstrap_vtable;
 
 /* Every kind begins with this. */

@@ -162,6 +162,10 @@ void tsr_host_comm_stage_only(tsr_comm *comm) {
     ((tsr_host_comm *)comm)->staging_only = true;
 }
 
+void tsr_host_comm_no_cache(tsr_comm *comm) {
+    ((tsr_host_comm *)comm)->group->cache_bytes = 0;
+}
+
 /* ---- calls ---- */
 
 static tsr_status enqueue(tsr_comm *base, tsr_host_call call,

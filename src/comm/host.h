@@ -293,5 +293,7 @@ void tsr_host_watch_stop(tsr_host_group *group); /* also if never started */
 
 /* Tests: never read peers' memory directly. Equal on all ranks not required. */
 void tsr_host_comm_stage_only(tsr_comm *comm);
+/* Tests: results never stay in caches. */
+void tsr_host_comm_no_cache(tsr_comm *comm);
 
 #endif

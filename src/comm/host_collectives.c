@@ -138,62 +138,59 @@ tsr_status tsr_host_stage(tsr_host_run *run, tsr_host_step write,
 
 /* ---- gather ---- */
 
-static void gather_own(const tsr_host_run *run, const tsr_gather *gather) {
-    size_t bytes = gather->count * tsr_dtype_bytes(gather->dtype);
-    tsr_copy((char *)gather->full + (size_t)run->comm->base.rank * bytes,
-             gather->shard, bytes, run->past_caches);
-}
-
+/* All ranks go through the shards in the same order, so that those that share a
+ * cache read each once from memory. A shard that already lies where it belongs
+ * costs nothing. */
 static tsr_status gather_direct(tsr_host_run *run) {
     tsr_host_comm *comm = run->comm;
-    int world = comm->base.world, rank = comm->base.rank;
     TSR_TRY(tsr_host_read_begin(comm));
     for (size_t i = 0; i < run->tensors; i++) {
         const tsr_gather *gather = &run->call->gathers[run->first + i];
         size_t bytes = gather->count * tsr_dtype_bytes(gather->dtype);
-        gather_own(run, gather);
-        /* Each rank begins with another peer, to spread the reads. Shards that
-         * already lie where they belong (shared gathered copy) are skipped by
-         * copy. */
-        for (int step = 1; step < world && bytes > 0; step++) {
-            int r = (rank + step) % world;
+        for (int r = 0; r < comm->base.world && bytes > 0; r++)
             tsr_copy((char *)gather->full + (size_t)r * bytes,
-                     tsr_host_find(comm, &tsr_host_places(comm, r)[i], 0),
+                     r == comm->base.rank
+                         ? gather->shard
+                         : tsr_host_find(comm, &tsr_host_places(comm, r)[i], 0),
                      bytes, run->past_caches);
-        }
     }
     return tsr_host_read_end(comm);
+}
+
+/* Rank r's piece of the full tensor. */
+static char *gathered(const tsr_host_run *run, const tsr_host_piece *piece,
+                      int rank) {
+    const tsr_gather *gather = &run->call->gathers[piece->tensor];
+    size_t at = (size_t)rank * gather->count + piece->first;
+    return (char *)gather->full + at * piece->bytes;
 }
 
 static void gather_write(tsr_host_run *run, const tsr_host_piece *piece,
                          char *slot) {
     const tsr_gather *gather = &run->call->gathers[piece->tensor];
-    memcpy(slot + piece->offset,
-           (const char *)gather->shard + piece->first * piece->bytes,
-           piece->count * piece->bytes);
+    const char *from =
+        (const char *)gather->shard + piece->first * piece->bytes;
+    size_t bytes = piece->count * piece->bytes;
+    memcpy(slot + piece->offset, from, bytes);
+    tsr_copy(gathered(run, piece, run->comm->base.rank), from, bytes,
+             run->past_caches);
 }
 
 static void gather_read(tsr_host_run *run, const tsr_host_piece *piece,
                         char *slot) {
-    const tsr_gather *gather = &run->call->gathers[piece->tensor];
     (void)slot;
-    for (int r = 0; r < run->comm->base.world; r++) {
-        size_t at = (size_t)r * gather->count + piece->first;
+    for (int r = 0; r < run->comm->base.world; r++)
         if (r != run->comm->base.rank)
-            memcpy((char *)gather->full + at * piece->bytes,
-                   tsr_host_slot(run->comm, r) + piece->offset,
-                   piece->count * piece->bytes);
-    }
+            tsr_copy(gathered(run, piece, r),
+                     tsr_host_slot(run->comm, r) + piece->offset,
+                     piece->count * piece->bytes, run->past_caches);
 }
 
 static tsr_status gather(tsr_host_run *run) {
     bool direct;
     TSR_TRY(tsr_host_open_batch(run, &direct));
-    if (direct)
-        return gather_direct(run);
-    for (size_t i = 0; i < run->tensors; i++)
-        gather_own(run, &run->call->gathers[run->first + i]);
-    return tsr_host_stage(run, gather_write, gather_read, true);
+    return direct ? gather_direct(run)
+                  : tsr_host_stage(run, gather_write, gather_read, true);
 }
 
 /* ---- broadcast, barrier ---- */

@@ -116,6 +116,13 @@ static inline tsr_value_id *tsr_outputs_of(tsr_graph *graph,
                                            const tsr_node *node) {
     return graph->operands.data + node->outputs.first;
 }
+/* Offload or reload: its output is a copy of its first input in the other
+ * place. */
+static inline bool tsr_node_moves(const tsr_graph *graph,
+                                  const tsr_node *node) {
+    return (tsr_graph_op(graph, node)->flags &
+            (TSR_OP_OFFLOADS | TSR_OP_RELOADS)) != 0;
+}
 static inline bool tsr_node_is(const tsr_graph *graph, const tsr_node *node,
                                const char *op) {
     return strcmp(tsr_graph_op(graph, node)->name, op) == 0;

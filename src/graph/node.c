@@ -182,11 +182,15 @@ static tsr_status push_outputs(tsr_graph *graph, const tsr_op_view *view,
                            .name = "",
                            .param = TSR_NO_PARAM,
                            .producer = node};
-        int over =
+        int base_at =
             view->op->must_alias ? view->op->must_alias(view, (int)i) : -1;
-        if (over >= 0) { /* what is written over a shard, a state or an
-                            accumulator is one */
-            const tsr_value *base = tsr_graph_value(graph, inputs[over]);
+        if (view->op->flags & TSR_OP_OFFLOADS)
+            value.place = TSR_PLACE_HOST;
+        if (view->op->flags & (TSR_OP_OFFLOADS | TSR_OP_RELOADS))
+            base_at = 0;
+        if (base_at >= 0) { /* what is written over a shard, a state or an
+                               accumulator, or is a copy of it, is one */
+            const tsr_value *base = tsr_graph_value(graph, inputs[base_at]);
             value.role = base->role;
             value.param = base->param;
         }

@@ -1,5 +1,5 @@
 /* Rows of the ZeRO ops. They have no kernels: zero/core runs them over a
- * communicator.
+ * communicator, the executor runs copies between device and host.
  *
  * Each gives new values for what it orders, so that the order is plain data
  * flow: a use of a gathered copy takes the output of wait, an optimizer takes
@@ -66,6 +66,22 @@ static int reduce_alias(const tsr_op_view *view, int output) {
     return (int)(view->input_count / 2) + output;
 }
 
+/* x, into?: one copy of x. */
+static tsr_status move_infer(const tsr_op_view *view, tsr_type *outputs,
+                             size_t *out_count) {
+    TSR_REQUIRE(view->input_count == 1 ||
+                    tsr_type_equal(&view->inputs[0], &view->inputs[1]),
+                "what is written over must have the type of what comes");
+    outputs[0] = view->inputs[0];
+    *out_count = 1;
+    return TSR_OK;
+}
+
+static int offload_alias(const tsr_op_view *view, int output) {
+    (void)output;
+    return view->input_count == 2 ? 1 : -1;
+}
+
 static const tsr_op rows[] = {
     {.name = "gather",
      .signature = "shard_0, ... -> gathered_0, ...",
@@ -121,6 +137,23 @@ static const tsr_op rows[] = {
      .stream = TSR_ON_REDUCE,
      .infer = same_infer,
      .must_alias = tsr_alias_same},
+    {.name = "offload",
+     .signature = "x, into? -> x on the host",
+     .min_inputs = 1,
+     .max_inputs = 2,
+     .outputs = 1,
+     .flags = TSR_OP_OFFLOADS,
+     .stream = TSR_ON_COPY_OUT,
+     .infer = move_infer,
+     .must_alias = offload_alias},
+    {.name = "reload",
+     .signature = "x on the host -> x",
+     .min_inputs = 1,
+     .max_inputs = 1,
+     .outputs = 1,
+     .flags = TSR_OP_RELOADS,
+     .stream = TSR_ON_COPY_IN,
+     .infer = move_infer},
 };
 
 tsr_op_rows tsr_zero_ops(void) { return TSR_ROWS(rows); }

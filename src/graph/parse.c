@@ -100,17 +100,31 @@ static tsr_status take_place(parser *self, tsr_value *value) {
                           &value->offset);
 }
 
-/* role? pN? */
+static bool at_word(parser *self, const char *text) {
+    tsr_word word;
+    return tsr_lexer_peek_word(self->lexer, &word) && tsr_word_is(&word, text);
+}
+
+/* host */
+static tsr_status take_host(parser *self, tsr_value *value) {
+    if (!at_word(self, "host"))
+        return TSR_OK;
+    value->place = TSR_PLACE_HOST;
+    return tsr_lexer_keyword(self->lexer, "host");
+}
+
+/* role? host? pN? */
 static tsr_status take_role(parser *self, tsr_value *value) {
     int role = TSR_ROLE_ACTIVATION;
     size_t param, params = self->graph->params.count;
     tsr_word word;
     bool more = tsr_lexer_peek_word(self->lexer, &word);
-    if (more && !tsr_word_ref(&word, 'p', &param)) {
+    if (more && !tsr_word_ref(&word, 'p', &param) &&
+        !tsr_word_is(&word, "host"))
         TSR_TRY(tsr_lexer_name(self->lexer, &roles, &role));
-        more = tsr_lexer_peek_word(self->lexer, &word);
-    }
     value->role = (tsr_role)role;
+    TSR_TRY(take_host(self, value));
+    more = tsr_lexer_peek_word(self->lexer, &word);
     if (!more || !tsr_word_ref(&word, 'p', &param))
         return TSR_OK;
     if (param >= params)
@@ -136,7 +150,7 @@ static tsr_status take_value_label(parser *self, int32_t *out_number,
     return TSR_OK;
 }
 
-/* A definition: %N "name"? type role? pN? @space+offset? */
+/* A definition: %N "name"? type role? host? pN? @space+offset? */
 static tsr_status take_value(parser *self, tsr_node_id producer,
                              tsr_label *out_label) {
     tsr_graph *graph = self->graph;
@@ -367,6 +381,9 @@ static tsr_status parse_target(parser *self) {
                               &target.alignment));
     TSR_TRY(
         tsr_lexer_setting(self->lexer, "memory", 0, SIZE_MAX, &target.memory));
+    if (at_word(self, "host_memory"))
+        TSR_TRY(tsr_lexer_setting(self->lexer, "host_memory", 0, SIZE_MAX,
+                                  &target.host_memory));
     target.world = (int)world;
     target.shared = shared != 0;
     target.gather_alias = alias != 0;
@@ -389,9 +406,13 @@ static tsr_status parse_products(parser *self) {
 }
 
 static tsr_status parse_bytes(parser *self) {
-    for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_COUNT; s++)
-        TSR_TRY(tsr_lexer_setting(self->lexer, tsr_space_name((tsr_space)s), 0,
-                                  SIZE_MAX, &self->plan->bytes[s]));
+    for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_COUNT; s++) {
+        const char *name = tsr_space_name((tsr_space)s);
+        if (s >= TSR_SPACE_HOST_PERSISTENT && !at_word(self, name))
+            continue;
+        TSR_TRY(tsr_lexer_setting(self->lexer, name, 0, SIZE_MAX,
+                                  &self->plan->bytes[s]));
+    }
     return TSR_OK;
 }
 

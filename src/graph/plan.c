@@ -17,9 +17,13 @@ static const char *const role_names[TSR_ROLE_COUNT] = {
     [TSR_ROLE_MASTER] = "master",
 };
 static const char *const space_names[TSR_SPACE_COUNT] = {
-    [TSR_SPACE_NONE] = "none",           [TSR_SPACE_WEIGHTS] = "weights",
-    [TSR_SPACE_GRADS] = "grads",         [TSR_SPACE_PERSISTENT] = "persistent",
+    [TSR_SPACE_NONE] = "none",
+    [TSR_SPACE_WEIGHTS] = "weights",
+    [TSR_SPACE_GRADS] = "grads",
+    [TSR_SPACE_PERSISTENT] = "persistent",
     [TSR_SPACE_TRANSIENT] = "transient",
+    [TSR_SPACE_HOST_PERSISTENT] = "host_persistent",
+    [TSR_SPACE_HOST_TRANSIENT] = "host_transient",
 };
 static const char *const section_names[TSR_SECTIONS] = {"micro_first",
                                                         "micro_next", "update"};
@@ -120,13 +124,34 @@ size_t tsr_plan_rank_bytes(const tsr_plan *plan) {
            plan->bytes[TSR_SPACE_PERSISTENT] + plan->bytes[TSR_SPACE_TRANSIENT];
 }
 
+size_t tsr_plan_rank_host_bytes(const tsr_plan *plan) {
+    return plan->bytes[TSR_SPACE_HOST_PERSISTENT] +
+           plan->bytes[TSR_SPACE_HOST_TRANSIENT];
+}
+
 size_t tsr_plan_host_bytes(const tsr_plan *plan) {
     size_t world = (size_t)plan->target.world;
     size_t weights =
         plan->bytes[TSR_SPACE_WEIGHTS] * (plan->target.shared ? 1 : world);
     return weights + world * (plan->bytes[TSR_SPACE_GRADS] +
                               plan->bytes[TSR_SPACE_PERSISTENT] +
-                              plan->bytes[TSR_SPACE_TRANSIENT]);
+                              plan->bytes[TSR_SPACE_TRANSIENT] +
+                              tsr_plan_rank_host_bytes(plan));
+}
+
+tsr_stage tsr_plan_stage(const tsr_plan *plan) {
+    const tsr_graph *graph = plan->graph;
+    bool placed = graph->values.count > 0, sharded = false, waits = false;
+    for (size_t v = 0; v < graph->values.count; v++) {
+        placed = placed && graph->values.data[v].space != TSR_SPACE_NONE;
+        sharded = sharded || graph->values.data[v].role == TSR_ROLE_PARAM_SHARD;
+    }
+    for (size_t n = 0; n < graph->nodes.count; n++)
+        waits = waits || graph->nodes.data[n].after.count > 0;
+    return placed    ? TSR_STAGE_PLACED
+           : waits   ? TSR_STAGE_SCHEDULED
+           : sharded ? TSR_STAGE_SHARDED
+                     : TSR_STAGE_GRAPH;
 }
 
 tsr_status tsr_plan_hash(const tsr_plan *plan, uint64_t *out_hash) {

@@ -22,6 +22,8 @@ static void print_value(tsr_text *text, const tsr_graph *graph,
     print_type(text, &value->type);
     if (value->role != TSR_ROLE_ACTIVATION)
         tsr_text_append(text, " %s", tsr_role_name(value->role));
+    if (value->place == TSR_PLACE_HOST)
+        tsr_text_append(text, " host");
     if (value->param.index >= 0)
         tsr_text_append(text, " p%d", value->param.index);
     if (value->space != TSR_SPACE_NONE)
@@ -99,11 +101,11 @@ tsr_status tsr_plan_print(const tsr_plan *plan, char **out_text) {
     tsr_text text = {0};
     *out_text = NULL;
     tsr_text_append(&text, "tessera plan 1\n");
-    tsr_text_append(
-        &text,
-        "target world=%d shared=%d gather_alias=%d alignment=%zu memory=%zu\n",
-        target->world, target->shared, target->gather_alias, target->alignment,
-        target->memory);
+    tsr_text_append(&text,
+                    "target world=%d shared=%d gather_alias=%d alignment=%zu "
+                    "memory=%zu host_memory=%zu\n",
+                    target->world, target->shared, target->gather_alias,
+                    target->alignment, target->memory, target->host_memory);
     if (target->products)
         tsr_text_append(&text, "products \"%s\"\n", target->products);
     tsr_text_append(&text, "bytes");

@@ -114,6 +114,8 @@ static tsr_status check_role(const checker *self, tsr_node_id id,
                                  over.index, tsr_role_name(base->role));
         return TSR_OK;
     }
+    if (tsr_node_moves(graph, tsr_graph_node_at(graph, id)))
+        return TSR_OK; /* what it is a copy of: tsr_verify_places */
     if (value->role == TSR_ROLE_ACTIVATION ||
         value->role == TSR_ROLE_FULL_GRAD ||
         (value->role == TSR_ROLE_GATHERED &&
@@ -204,6 +206,7 @@ static tsr_status check_value(const tsr_plan *plan, tsr_value_id id) {
         return tsr_violation(plan, "wrong parameter", value->producer, id,
                              "a %s must name its parameter",
                              tsr_role_name(value->role));
+    TSR_TRY(tsr_verify_host_role(plan, id));
     if (value->role != TSR_ROLE_PARAM_SHARD &&
         value->role != TSR_ROLE_GRAD_SHARD && value->role != TSR_ROLE_MASTER)
         return TSR_OK;
@@ -240,6 +243,7 @@ tsr_status tsr_verify_graph(const tsr_plan *plan) {
     for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++) {
         TSR_TRY_GOTO(check_section_order(plan, (tsr_node_id){n}));
         TSR_TRY_GOTO(check_node(plan, (tsr_node_id){n}));
+        TSR_TRY_GOTO(tsr_verify_places(plan, (tsr_node_id){n}));
         TSR_TRY_GOTO(check_operands(&self, (tsr_node_id){n}));
     }
 done:

@@ -6,8 +6,12 @@
 #include "graph/order.h"
 #include "tessera/plan.h"
 
-tsr_status tsr_verify_graph(const tsr_plan *plan);     /* verify.c */
+tsr_status tsr_verify_graph(const tsr_plan *plan); /* verify.c */
+/* Places of one node's operands, of one value: verify_offload.c. */
+tsr_status tsr_verify_places(const tsr_plan *plan, tsr_node_id node);
+tsr_status tsr_verify_host_role(const tsr_plan *plan, tsr_value_id value);
 tsr_status tsr_verify_sharded(const tsr_plan *plan);   /* verify_sharded.c */
+tsr_status tsr_verify_copies(const tsr_plan *plan);    /* verify_offload.c */
 tsr_status tsr_verify_update(const tsr_plan *plan);    /* its last part */
 tsr_status tsr_verify_scheduled(const tsr_plan *plan); /* verify_scheduled.c */
 tsr_status tsr_verify_placed(const tsr_plan *plan);    /* verify_placed.c */

@@ -4,18 +4,22 @@
 #include <stdlib.h>
 
 #include "base/text.h"
+#include "graph/lineage.h"
 #include "graph/verify.h"
 
 typedef struct checker {
     const tsr_plan *plan;
     const tsr_graph *graph;
+    tsr_lineage *lineages; /* (values) */
     tsr_type_array types;
 } checker;
 
 size_t tsr_bytes_in_space(const tsr_plan *plan, const tsr_value *value) {
     size_t shard, world = (size_t)plan->target.world;
     if (value->role == TSR_ROLE_PARAM_SHARD)
-        return tsr_type_bytes(&value->type) * (plan->target.shared ? world : 1);
+        return tsr_type_bytes(&value->type) *
+               (plan->target.shared && value->space == TSR_SPACE_WEIGHTS ? world
+                                                                         : 1);
     if (value->role != TSR_ROLE_GATHERED || plan->target.gather_alias)
         return tsr_type_bytes(&value->type);
     shard = (size_t)tsr_shard_count(
@@ -27,6 +31,11 @@ size_t tsr_bytes_in_space(const tsr_plan *plan, const tsr_value *value) {
 
 static tsr_space expected_space(const checker *self, tsr_value_id id) {
     const tsr_value *value = tsr_graph_value(self->graph, id);
+    bool lives_on = self->lineages[id.index].storage >= 0;
+    if (value->place == TSR_PLACE_HOST)
+        return lives_on ? TSR_SPACE_HOST_PERSISTENT : TSR_SPACE_HOST_TRANSIENT;
+    if (self->lineages[id.index].origin >= 0 && !lives_on)
+        return TSR_SPACE_TRANSIENT; /* a reloaded copy */
     switch (value->role) {
     case TSR_ROLE_PARAM_SHARD:
         return TSR_SPACE_WEIGHTS;
@@ -171,22 +180,23 @@ static tsr_status check_workspace(checker *self, tsr_node_id id) {
     return TSR_OK;
 }
 
-static tsr_status check_budget(const tsr_plan *plan) {
-    size_t needed = tsr_plan_rank_bytes(plan);
+static tsr_status check_budget(size_t needed, size_t budget,
+                               const char *where) {
     char need[TSR_BYTES_TEXT], have[TSR_BYTES_TEXT];
-    if (plan->target.memory == 0 || needed <= plan->target.memory)
+    if (budget == 0 || needed <= budget)
         return TSR_OK;
     return tsr_error(
         TSR_OUT_OF_MEMORY,
-        "the plan needs %zu bytes (%s) a rank, the budget is %zu (%s)", needed,
-        tsr_format_bytes(needed, need), plan->target.memory,
-        tsr_format_bytes(plan->target.memory, have));
+        "the plan needs %zu bytes (%s) a rank%s, the budget is %zu (%s)",
+        needed, tsr_format_bytes(needed, need), where, budget,
+        tsr_format_bytes(budget, have));
 }
 
 tsr_status tsr_verify_placed(const tsr_plan *plan) {
     tsr_status status = TSR_OK;
     const tsr_graph *graph = plan->graph;
     checker self = {.plan = plan, .graph = graph};
+    TSR_TRY_GOTO(tsr_lineages(graph, &self.lineages));
     for (int32_t v = 0; v < (int32_t)graph->values.count; v++)
         TSR_TRY_GOTO(check_place(&self, (tsr_value_id){v}));
     TSR_TRY_GOTO(check_declared(plan));
@@ -195,8 +205,12 @@ tsr_status tsr_verify_placed(const tsr_plan *plan) {
         TSR_TRY_GOTO(check_workspace(&self, (tsr_node_id){n}));
     }
     TSR_TRY_GOTO(tsr_verify_reuse(plan));
-    status = check_budget(plan);
+    TSR_TRY_GOTO(
+        check_budget(tsr_plan_rank_bytes(plan), plan->target.memory, ""));
+    status = check_budget(tsr_plan_rank_host_bytes(plan),
+                          plan->target.host_memory, " on the host");
 done:
     TSR_ARRAY_FREE(&self.types);
+    tsr_free(self.lineages);
     return status;
 }

@@ -49,7 +49,8 @@ static tsr_status add_extent(checker *self, const extent *made) {
 }
 
 static bool is_transient(tsr_space space) {
-    return space == TSR_SPACE_TRANSIENT || space == TSR_SPACE_GRADS;
+    return space == TSR_SPACE_TRANSIENT || space == TSR_SPACE_GRADS ||
+           space == TSR_SPACE_HOST_TRANSIENT;
 }
 
 static tsr_status collect(checker *self, int32_t first, int32_t end) {

@@ -1,6 +1,7 @@
 /* Second stage: the ZeRO protocol of a micro-step. Every gathered copy is
  * gathered, waited for, released once; every gradient is reduced once.
  * verify_update.c goes on with the update. */
+#include "graph/lineage.h"
 #include "graph/verify.h"
 
 typedef struct checker {
@@ -11,6 +12,7 @@ typedef struct checker {
     int32_t *readers;  /* (values) how many nodes read it */
     int32_t (*reduced)[TSR_SECTIONS]; /* (params) how many reduces write its
                                          gradient shard */
+    tsr_lineage *lineages;            /* (values) */
 } checker;
 
 bool tsr_made_by(const tsr_graph *graph, tsr_value_id value, const char *op) {
@@ -53,9 +55,14 @@ static tsr_status check_gather(const checker *self, tsr_node_id id,
                             &graph->params.data[to->param.index].type))
             return tsr_violation(self->plan, "type mismatch", id, copy,
                                  "the copy has not its parameter's type");
+        bool alias = self->plan->target.gather_alias;
+        if (alias && self->lineages[shard.index].storage < 0)
+            return tsr_violation(
+                self->plan, "gather outside the weights", id, shard,
+                "it is a copy in this rank's own memory, but gathers alias the "
+                "weights that ranks share; compile with gather copy");
         bool written = from->producer.index >= 0 || node->section == TSR_UPDATE;
-        if (written && self->plan->target.gather_alias &&
-            !tsr_made_by(graph, shard, "fence_writers"))
+        if (written && alias && !tsr_made_by(graph, shard, "fence_writers"))
             return tsr_violation(self->plan, "read without fence", id, shard,
                                  "peers may still write their shards; "
                                  "fence_writers must come between");
@@ -216,12 +223,15 @@ tsr_status tsr_verify_sharded(const tsr_plan *plan) {
                            (void **)&self.readers));
     TSR_TRY_GOTO(tsr_alloc(graph->params.count, sizeof *self.reduced,
                            (void **)&self.reduced));
+    TSR_TRY_GOTO(tsr_lineages(graph, &self.lineages));
     count_uses(&self);
     for (int32_t n = 0; n < (int32_t)graph->nodes.count; n++)
         TSR_TRY_GOTO(check_node(&self, (tsr_node_id){n}));
     TSR_TRY_GOTO(check_all_reduced(&self));
-    status = tsr_verify_update(plan);
+    TSR_TRY_GOTO(tsr_verify_update(plan));
+    status = tsr_verify_copies(plan);
 done:
+    tsr_free(self.lineages);
     tsr_free(self.reduced);
     tsr_free(self.readers);
     tsr_free(self.releases);

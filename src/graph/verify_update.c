@@ -1,6 +1,7 @@
 /* Second stage, last part: the update. Weights are written once, behind fences
  * where peers read them in place, from their own gradient, scaled by a norm
  * that all ranks agree on. */
+#include "graph/lineage.h"
 #include "graph/verify.h"
 
 typedef struct checker {
@@ -9,7 +10,7 @@ typedef struct checker {
     int32_t *updated; /* (params) how many nodes write its shard */
     bool *fenced;     /* (values) reaches fence_writers, perhaps after more
                          writes */
-    bool *read;       /* (values) a node of the update reads it */
+    bool *read;       /* (values) a node of the update reads it, or a copy */
 } checker;
 
 static bool is_fence(const tsr_graph *graph, const tsr_node *node) {
@@ -34,10 +35,13 @@ static void find_fenced(checker *self) {
 
 static void find_read(checker *self) {
     const tsr_graph *graph = self->graph;
-    for (size_t n = 0; n < graph->nodes.count; n++) {
+    for (int32_t n = (int32_t)graph->nodes.count - 1; n >= 0; n--) {
         const tsr_node *node = &graph->nodes.data[n];
-        for (int32_t i = 0;
-             node->section == TSR_UPDATE && i < node->inputs.count; i++)
+        if (node->section != TSR_UPDATE ||
+            (tsr_node_moves(graph, node) &&
+             !self->read[tsr_graph_outputs(graph, node)[0].index]))
+            continue;
+        for (int32_t i = 0; i < node->inputs.count; i++)
             self->read[tsr_graph_inputs(graph, node)[i].index] = true;
     }
 }
@@ -98,18 +102,23 @@ static tsr_status check_twin(const checker *self, tsr_node_id id,
 static tsr_status check_shard_write(checker *self, tsr_node_id id) {
     const tsr_graph *graph = self->graph;
     const tsr_node *node = tsr_graph_node_at(graph, id);
+    bool moves = tsr_node_moves(graph, node);
     if (is_fence(graph, node))
         return TSR_OK;
     for (int32_t i = 0; i < node->outputs.count; i++) {
         tsr_value_id output = tsr_graph_outputs(graph, node)[i],
                      input = tsr_graph_must_alias(graph, node, i);
         const tsr_value *value = tsr_graph_value(graph, output);
-        if (value->role != TSR_ROLE_PARAM_SHARD &&
-            value->role != TSR_ROLE_MASTER)
+        /* A copy of its own changes no weights. */
+        if ((value->role != TSR_ROLE_PARAM_SHARD &&
+             value->role != TSR_ROLE_MASTER) ||
+            (moves && !tsr_has_value(input)))
             continue;
         if (node->section != TSR_UPDATE)
             return tsr_violation(self->plan, "shard written in a micro-step",
                                  id, output, "only the update writes weights");
+        if (moves) /* brings home what another node has written */
+            continue;
         TSR_TRY(check_twin(self, id, output));
         if (value->role == TSR_ROLE_MASTER)
             continue;
@@ -148,7 +157,7 @@ static tsr_status check_agreed(const checker *self, tsr_node_id id) {
         self->plan->target.world == 1)
         return TSR_OK;
     tsr_value_id square_sum = tsr_graph_inputs(graph, node)[0];
-    if (tsr_made_by(graph, square_sum, "all_reduce"))
+    if (tsr_made_by(graph, tsr_source_of(graph, square_sum), "all_reduce"))
         return TSR_OK;
     return tsr_violation(self->plan, "rank-local value", id, square_sum,
                          "all ranks must clip alike: an all_reduce must sum "
@@ -162,8 +171,8 @@ static tsr_status check_norm_complete(const checker *self, tsr_node_id clip) {
         const tsr_node *node = &graph->nodes.data[n];
         if (!tsr_node_is(graph, node, "reduce"))
             continue;
-        tsr_value_id square_sum =
-            tsr_graph_inputs(graph, node)[node->inputs.count - 1];
+        tsr_value_id square_sum = tsr_source_of(
+            graph, tsr_graph_inputs(graph, node)[node->inputs.count - 1]);
         char label[TSR_LABEL_BYTES];
         if (!self->read[square_sum.index])
             return tsr_violation(

@@ -126,7 +126,8 @@ static tsr_status pack_section(planner *self, tsr_space space, int32_t first,
 }
 
 static tsr_status pack_all(planner *self) {
-    static const tsr_space spaces[] = {TSR_SPACE_TRANSIENT, TSR_SPACE_GRADS};
+    static const tsr_space spaces[] = {TSR_SPACE_TRANSIENT, TSR_SPACE_GRADS,
+                                       TSR_SPACE_HOST_TRANSIENT};
     self->plan->live_bytes = 0;
     for (size_t s = 0; s < sizeof spaces / sizeof *spaces; s++) {
         size_t most_alive = 0;
@@ -138,7 +139,8 @@ static tsr_status pack_all(planner *self) {
             TSR_TRY(pack_section(self, spaces[s], first, end, &live));
             most_alive = live > most_alive ? live : most_alive;
         }
-        self->plan->live_bytes += most_alive;
+        if (spaces[s] != TSR_SPACE_HOST_TRANSIENT)
+            self->plan->live_bytes += most_alive;
     }
     return TSR_OK;
 }

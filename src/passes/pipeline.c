@@ -7,8 +7,8 @@
 #include "passes/prefetch.h"
 #include "tessera/passes.h"
 
-static tsr_status check_rows(const tsr_pass *const *passes, size_t pass_count) {
-    unsigned have = 0;
+static tsr_status check_rows(const tsr_pass *const *passes, size_t pass_count,
+                             unsigned have) {
     for (size_t i = 0; i < pass_count; i++) {
         const tsr_pass *pass = passes[i];
         if (pass->requires_ & ~have)
@@ -25,11 +25,12 @@ static tsr_status check_rows(const tsr_pass *const *passes, size_t pass_count) {
     return TSR_OK;
 }
 
-tsr_status tsr_pipeline_run(tsr_plan *plan, const tsr_pass *const *passes,
-                            size_t pass_count, const tsr_training *training) {
-    unsigned have = 0;
+/* `have`: what holds of the plan as it comes. */
+static tsr_status run_passes(tsr_plan *plan, const tsr_pass *const *passes,
+                             size_t pass_count, const tsr_training *training,
+                             unsigned have) {
     TSR_TRY(tsr_graph_status(plan->graph));
-    TSR_TRY(check_rows(passes, pass_count));
+    TSR_TRY(check_rows(passes, pass_count, have));
     for (size_t i = 0; i < pass_count; i++) {
         tsr_status status = passes[i]->run(plan, training);
         if (status != TSR_OK)
@@ -46,6 +47,11 @@ tsr_status tsr_pipeline_run(tsr_plan *plan, const tsr_pass *const *passes,
                        : tsr_error_at(status, "after pass %s", passes[i]->name);
     }
     return TSR_OK;
+}
+
+tsr_status tsr_pipeline_run(tsr_plan *plan, const tsr_pass *const *passes,
+                            size_t pass_count, const tsr_training *training) {
+    return run_passes(plan, passes, pass_count, training, 0);
 }
 
 static tsr_status differentiate(tsr_plan *plan, const tsr_training *training) {
@@ -94,16 +100,47 @@ static tsr_status prefetch_less(tsr_plan *plan) {
     return tsr_plan_verify(plan, TSR_STAGE_PLACED);
 }
 
+static tsr_status run_within_budget(tsr_plan *plan,
+                                    const tsr_pass *const *passes,
+                                    size_t pass_count,
+                                    const tsr_training *training,
+                                    unsigned have) {
+    tsr_status status = run_passes(plan, passes, pass_count, training, have);
+    bool moves = !(have & TSR_HAS_SCHEDULE) && tsr_prefetches(&plan->target);
+    return status == TSR_OUT_OF_MEMORY && moves && over_budget(plan)
+               ? prefetch_less(plan)
+               : status;
+}
+
+tsr_status tsr_plan_complete(tsr_plan *plan) {
+    const tsr_pass *passes[3];
+    size_t count = 0;
+    tsr_stage stage = tsr_plan_stage(plan);
+    unsigned have = TSR_HAS_SHARDS;
+    if (stage == TSR_STAGE_GRAPH)
+        return tsr_error(TSR_FAILED_PRECONDITION,
+                         "the plan has no shards: it is a model's graph, not "
+                         "yet a plan");
+    TSR_TRY(tsr_plan_verify(plan, stage));
+    if (stage == TSR_STAGE_SHARDED) {
+        passes[count++] = tsr_pass_schedule();
+        passes[count++] = tsr_pass_prefetch();
+    } else {
+        have |= TSR_HAS_SCHEDULE;
+    }
+    if (stage != TSR_STAGE_PLACED)
+        passes[count++] = tsr_pass_layout();
+    return run_within_budget(plan, passes, count, NULL, have);
+}
+
 static tsr_status compile(tsr_graph *graph, const tsr_target *target,
                           const tsr_pass *const *passes, size_t pass_count,
                           const tsr_training *training, tsr_plan **out_plan) {
     tsr_plan *plan;
     *out_plan = NULL;
     TSR_TRY(tsr_plan_create(graph, target, &plan));
-    tsr_status status = tsr_pipeline_run(plan, passes, pass_count, training);
-    if (status == TSR_OUT_OF_MEMORY && over_budget(plan) &&
-        tsr_prefetches(&plan->target))
-        status = prefetch_less(plan);
+    tsr_status status =
+        run_within_budget(plan, passes, pass_count, training, 0);
     if (status != TSR_OK)
         tsr_plan_release(plan);
     else
@@ -114,12 +151,24 @@ static tsr_status compile(tsr_graph *graph, const tsr_target *target,
 tsr_status tsr_compile_training(tsr_graph *graph, const tsr_target *target,
                                 const tsr_training *training,
                                 tsr_plan **out_plan) {
+    return tsr_compile_training_until(graph, target, training, TSR_STAGE_PLACED,
+                                      out_plan);
+}
+
+tsr_status tsr_compile_training_until(tsr_graph *graph,
+                                      const tsr_target *target,
+                                      const tsr_training *training,
+                                      tsr_stage stage, tsr_plan **out_plan) {
     const tsr_pass *passes[] = {tsr_pass_differentiate(), tsr_pass_shard(),
                                 tsr_pass_update(),        tsr_pass_repeat(),
                                 tsr_pass_schedule(),      tsr_pass_prefetch(),
                                 tsr_pass_layout()};
-    return compile(graph, target, passes, sizeof passes / sizeof *passes,
-                   training, out_plan);
+    size_t left_out = stage >= TSR_STAGE_PLACED      ? 0
+                      : stage == TSR_STAGE_SCHEDULED ? 1
+                                                     : 3;
+    return compile(graph, target, passes,
+                   sizeof passes / sizeof *passes - left_out, training,
+                   out_plan);
 }
 
 tsr_status tsr_compile_forward(tsr_graph *graph, const tsr_target *target,

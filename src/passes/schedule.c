@@ -53,12 +53,25 @@ static tsr_status add_edge(scheduler *self, int32_t from, int32_t to) {
     return TSR_OK;
 }
 
+/* The node of the model's order that n must not overtake; -1: none. A reload is
+ * ready as soon as its value is on the host, but there it is to stay until the
+ * place where the model wants it back. */
+static int32_t not_before(const scheduler *self, int32_t n) {
+    const tsr_node *nodes = &self->graph->nodes.data[self->first];
+    if (!(tsr_graph_op(self->graph, &nodes[n])->flags & TSR_OP_RELOADS))
+        return -1;
+    for (n--; n >= 0 && nodes[n].stream != TSR_ON_COMPUTE;)
+        n--;
+    return n;
+}
+
 /* Producers come before readers, and readers of a value before the node that
  * ends it. */
 static tsr_status find_edges(scheduler *self) {
     tsr_graph *graph = self->graph;
     for (int32_t n = 0; n < self->count; n++) {
         const tsr_node *node = &graph->nodes.data[self->first + n];
+        TSR_TRY(add_edge(self, not_before(self, n), n));
         for (int32_t i = 0; i < node->inputs.count; i++)
             TSR_TRY(add_edge(self,
                              tsr_value_of(graph, tsr_inputs_of(graph, node)[i])

@@ -1,6 +1,9 @@
 /* Weights are laid out parameter after parameter; on shared memory the shards
- * of all ranks of one stand back to back. */
+ * of all ranks of one stand back to back. Shards that are kept on the host have
+ * no bytes among them. */
 #include "passes/storage.h"
+
+#include "passes/rewrite.h"
 
 static size_t aligned(const tsr_storages *self, size_t bytes) {
     return tsr_round_up(bytes, self->plan->target.alignment);
@@ -24,6 +27,11 @@ static tsr_status place_weights(tsr_storages *self) {
     *total = 0;
     for (size_t p = 0; p < self->graph->params.count; p++) {
         const tsr_param *param = &self->graph->params.data[p];
+        tsr_value_id shard = tsr_find_role(self->graph, TSR_ROLE_PARAM_SHARD,
+                                           (tsr_param_id){(int32_t)p});
+        if (tsr_has_value(shard) &&
+            tsr_graph_value(self->graph, shard)->place == TSR_PLACE_HOST)
+            continue;
         size_t shards = target->shared ? (size_t)target->world : 1;
         size_t bytes = (size_t)tsr_shard_count(param, target->world) *
                        tsr_dtype_bytes(param->type.dtype) * shards;
@@ -34,18 +42,21 @@ static tsr_status place_weights(tsr_storages *self) {
 }
 
 static tsr_status place_declared(tsr_storages *self) {
-    size_t *total = &self->plan->bytes[TSR_SPACE_PERSISTENT];
-    *total = 0;
+    size_t *bytes = self->plan->bytes;
+    bytes[TSR_SPACE_PERSISTENT] = bytes[TSR_SPACE_HOST_PERSISTENT] = 0;
     for (size_t v = 0; v < self->graph->values.count; v++) {
         tsr_value *value = &self->graph->values.data[v];
+        bool on_host = value->place == TSR_PLACE_HOST;
         if (value->producer.index >= 0)
             continue;
-        if (value->role == TSR_ROLE_PARAM_SHARD) {
+        if (value->role == TSR_ROLE_PARAM_SHARD && !on_host) {
             value->space = TSR_SPACE_WEIGHTS;
             value->offset = self->param_offset[value->param.index];
             continue;
         }
-        value->space = TSR_SPACE_PERSISTENT;
+        value->space =
+            on_host ? TSR_SPACE_HOST_PERSISTENT : TSR_SPACE_PERSISTENT;
+        size_t *total = &bytes[value->space];
         value->offset = *total;
         TSR_TRY(add_bytes(total, aligned(self, tsr_type_bytes(&value->type)),
                           "persistent values"));
@@ -72,8 +83,9 @@ static void touch(tsr_storages *self, tsr_value_id value, int32_t n) {
 }
 
 static tsr_space space_of(const tsr_value *value) {
-    return value->role == TSR_ROLE_FULL_GRAD ? TSR_SPACE_GRADS
-                                             : TSR_SPACE_TRANSIENT;
+    return value->place == TSR_PLACE_HOST      ? TSR_SPACE_HOST_TRANSIENT
+           : value->role == TSR_ROLE_FULL_GRAD ? TSR_SPACE_GRADS
+                                               : TSR_SPACE_TRANSIENT;
 }
 
 size_t tsr_storage_bytes(const tsr_plan *plan, const tsr_value *value) {

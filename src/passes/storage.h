@@ -44,7 +44,7 @@ int32_t tsr_storage_kept_until(const tsr_storages *self, const tsr_storage *at,
 /* Whole shards, padding included, for a copy that is gathered; aligned. */
 size_t tsr_storage_bytes(const tsr_plan *plan, const tsr_value *value);
 
-/* alive[n] = bytes of `space` (TRANSIENT or GRADS) that storages and workspaces
+/* alive[n] = bytes of a transient `space` that storages and workspaces
  * hold at node n.
  * alive  (nodes + 1) written; the last is scratch */
 void tsr_storages_alive(const tsr_storages *self, tsr_space space,

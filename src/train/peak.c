@@ -138,8 +138,8 @@ tsr_status tsr_trainer_measure_peak(tsr_trainer *trainer,
         tsr_bootstrap_exchange(trainer->bootstrap, &mine, sizeof mine, all,
                                trainer->options.timeout_ms);
     /* Threads that take turns on a processor have one processor's peak. */
-    double threads =
-        (double)trainer->world * tsr_device_threads(trainer->device);
+    double threads = (double)trainer->options.host_ranks *
+                     tsr_device_threads(trainer->device);
     double processors = (double)sysconf(_SC_NPROCESSORS_ONLN);
     *out_flops_per_s = 0;
     for (int r = 0; status == TSR_OK && r < trainer->world; r++)

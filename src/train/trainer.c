@@ -169,8 +169,8 @@ static tsr_status create_runtime(tsr_trainer *self) {
     TSR_TRY(
         tsr_plan_agree(options->plan, self->bootstrap, options->timeout_ms));
     TSR_TRY(tsr_device_create_cpu(&options->cpu, &self->device));
-    TSR_TRY(tsr_comm_create_host(self->bootstrap, &comm_options,
-                                 &self->reduce_comm));
+    TSR_TRY((options->over_mpi ? tsr_comm_create_mpi : tsr_comm_create_host)(
+        self->bootstrap, &comm_options, &self->reduce_comm));
     TSR_TRY(tsr_comm_split(self->reduce_comm, &self->gather_comm));
     TSR_TRY(tsr_arena_create(self->device, self->reduce_comm, plans,
                              options->eval_plan ? 2 : 1, &self->arena));
@@ -199,6 +199,8 @@ tsr_status tsr_trainer_create(const tsr_trainer_options *options,
     self->options = *options;
     if (self->options.timeout_ms == 0)
         self->options.timeout_ms = 60000;
+    if (self->options.host_ranks == 0)
+        self->options.host_ranks = tsr_bootstrap_world(bootstrap);
     self->bootstrap = bootstrap;
     self->rank = tsr_bootstrap_rank(bootstrap);
     self->world = tsr_bootstrap_world(bootstrap);

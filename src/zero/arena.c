@@ -4,7 +4,9 @@
  *     weights | gradients of rank 0 | gradients of rank 1 | ...
  *   private memory, one a rank:
  *     [weights | gradients: when not shared] | transient
- *     | persistent of plan 0 | persistent of plan 1 | ... */
+ *     | persistent of plan 0 | persistent of plan 1 | ...
+ *   the host's memory, one a rank:
+ *     transient | persistent of plan 0 | persistent of plan 1 | ... */
 #include "zero/arena.h"
 
 #include "base/memory.h"
@@ -18,10 +20,12 @@ struct tsr_arena {
     size_t plan_count;
     int rank;
     char *shared, *private_; /* shared is the communicator's */
-    size_t shared_bytes, private_bytes;
+    char *host;              /* NULL: no plan has values there */
+    size_t shared_bytes, private_bytes, host_bytes;
     char *weights, *grads, *transient;
     char **persistent;             /* (plan_count) */
-    size_t bytes[TSR_SPACE_COUNT]; /* of WEIGHTS, GRADS, TRANSIENT */
+    size_t *host_persistent;       /* (plan_count) bytes from `host` */
+    size_t bytes[TSR_SPACE_COUNT]; /* the largest plan's */
 };
 
 static size_t paged(size_t bytes) {
@@ -31,6 +35,38 @@ static size_t paged(size_t bytes) {
 static bool same_target(const tsr_target *a, const tsr_target *b) {
     return a->world == b->world && a->shared == b->shared &&
            a->gather_alias == b->gather_alias && a->alignment == b->alignment;
+}
+
+/* Plans that share an arena share its weights: each parameter's shard lies at
+ * the same place in both. */
+static tsr_status check_weights(const tsr_plan *a, const tsr_plan *b,
+                                size_t b_index) {
+    int32_t params = tsr_graph_param_count(a->graph);
+    bool same = a->bytes[TSR_SPACE_WEIGHTS] == b->bytes[TSR_SPACE_WEIGHTS] &&
+                params == tsr_graph_param_count(b->graph);
+    for (int32_t p = 0; p < params; p++) {
+        tsr_param_id param = {p};
+        const char *name = tsr_graph_param_at(a->graph, param)->name;
+        tsr_value_id in_a = tsr_graph_find(a->graph, name),
+                     in_b = tsr_graph_find(b->graph, name);
+        if (in_a.index < 0 || in_b.index < 0)
+            continue;
+        const tsr_value *x = tsr_graph_value(a->graph, in_a),
+                        *y = tsr_graph_value(b->graph, in_b);
+        if (x->place == TSR_PLACE_HOST || y->place == TSR_PLACE_HOST)
+            return tsr_error(TSR_INVALID_ARGUMENT,
+                             "'%s' is on the host in a plan, and plans cannot "
+                             "share weights that are there; leave the other "
+                             "plan (evaluation) out",
+                             name);
+        same = same && x->offset == y->offset &&
+               tsr_type_equal(&x->type, &y->type);
+    }
+    return same ? TSR_OK
+                : tsr_error(TSR_INVALID_ARGUMENT,
+                            "plan %zu has not the parameters of plan 0, or "
+                            "not in the same places",
+                            b_index);
 }
 
 static tsr_status check_plans(tsr_comm *comm, const tsr_plan *const *plans,
@@ -49,13 +85,11 @@ static tsr_status check_plans(tsr_comm *comm, const tsr_plan *const *plans,
         return tsr_error(TSR_UNSUPPORTED,
                          "the plan wants memory that all ranks share, the "
                          "communicator has none");
-    for (size_t i = 0; i < plan_count; i++) {
-        if (plans[i]->bytes[TSR_SPACE_WEIGHTS] !=
-                plans[0]->bytes[TSR_SPACE_WEIGHTS] ||
-            !same_target(&plans[i]->target, target))
-            return tsr_error(
-                TSR_INVALID_ARGUMENT,
-                "plan %zu has not the parameters or the target of plan 0", i);
+    for (size_t i = 1; i < plan_count; i++) {
+        if (!same_target(&plans[i]->target, target))
+            return tsr_error(TSR_INVALID_ARGUMENT,
+                             "plan %zu has not the target of plan 0", i);
+        TSR_TRY(check_weights(plans[0], plans[i], i));
     }
     return TSR_OK;
 }
@@ -67,6 +101,17 @@ static size_t most(const tsr_arena *arena, tsr_space space) {
                     ? arena->plans[i]->bytes[space]
                     : bytes;
     return bytes;
+}
+
+static tsr_status allocate_host(tsr_arena *arena) {
+    arena->host_bytes = paged(arena->bytes[TSR_SPACE_HOST_TRANSIENT]);
+    for (size_t i = 0; i < arena->plan_count; i++) {
+        arena->host_persistent[i] = arena->host_bytes;
+        arena->host_bytes +=
+            paged(arena->plans[i]->bytes[TSR_SPACE_HOST_PERSISTENT]);
+    }
+    return tsr_device_alloc_host(arena->device, arena->host_bytes,
+                                 (void **)&arena->host);
 }
 
 static tsr_status allocate(tsr_arena *arena, tsr_comm *comm) {
@@ -122,7 +167,10 @@ tsr_status tsr_arena_create(tsr_device *device, tsr_comm *comm,
         arena->plans[i] = plans[i];
     for (int space = TSR_SPACE_WEIGHTS; space < TSR_SPACE_COUNT; space++)
         arena->bytes[space] = most(arena, (tsr_space)space);
+    TSR_TRY_GOTO(tsr_alloc(plan_count, sizeof *arena->host_persistent,
+                           (void **)&arena->host_persistent));
     TSR_TRY_GOTO(allocate(arena, comm));
+    TSR_TRY_GOTO(allocate_host(arena));
     *out_arena = arena;
     arena = NULL;
 done:
@@ -133,7 +181,9 @@ done:
 void tsr_arena_release(tsr_arena *arena) {
     if (!arena)
         return;
+    tsr_device_free_host(arena->device, arena->host, arena->host_bytes);
     tsr_device_free(arena->device, arena->private_, arena->private_bytes);
+    tsr_free(arena->host_persistent);
     tsr_free(arena->persistent);
     tsr_free(arena->plans);
     tsr_free(arena);
@@ -145,9 +195,9 @@ const tsr_plan *tsr_arena_plan(const tsr_arena *arena, size_t plan) {
 
 void *tsr_arena_space(const tsr_arena *arena, size_t plan, tsr_space space,
                       size_t *out_bytes) {
-    size_t bytes = space == TSR_SPACE_PERSISTENT
-                       ? arena->plans[plan]->bytes[space]
-                       : arena->bytes[space];
+    bool own =
+        space == TSR_SPACE_PERSISTENT || space == TSR_SPACE_HOST_PERSISTENT;
+    size_t bytes = own ? arena->plans[plan]->bytes[space] : arena->bytes[space];
     if (out_bytes)
         *out_bytes = bytes;
     switch (space) {
@@ -159,6 +209,10 @@ void *tsr_arena_space(const tsr_arena *arena, size_t plan, tsr_space space,
         return arena->transient;
     case TSR_SPACE_PERSISTENT:
         return arena->persistent[plan];
+    case TSR_SPACE_HOST_TRANSIENT:
+        return arena->host;
+    case TSR_SPACE_HOST_PERSISTENT:
+        return arena->host ? arena->host + arena->host_persistent[plan] : NULL;
     default:
         return NULL;
     }
@@ -169,11 +223,16 @@ void *tsr_arena_address(const tsr_arena *arena, size_t plan,
     const tsr_value *at = tsr_graph_value(arena->plans[plan]->graph, value);
     char *base =
         (char *)tsr_arena_space(arena, plan, at->space, NULL) + at->offset;
-    if (at->role == TSR_ROLE_PARAM_SHARD && arena->plans[plan]->target.shared)
+    if (at->role == TSR_ROLE_PARAM_SHARD && at->space == TSR_SPACE_WEIGHTS &&
+        arena->plans[plan]->target.shared)
         base += (size_t)arena->rank *
                 tsr_type_bytes(
                     &at->type); /* shards of one parameter stand back to back */
     return base;
+}
+
+size_t tsr_arena_host_bytes(const tsr_arena *arena) {
+    return arena->host_bytes;
 }
 
 size_t tsr_arena_bytes(const tsr_arena *arena) {

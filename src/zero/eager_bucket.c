@@ -89,7 +89,8 @@ static tsr_status fill_slot(tsr_zero *zero, zero_param *param, const void *grad,
                         .dtype = param->desc.communicated_dtype,
                         .scale = before ? 1.0f / (float)zero->world : 1.0f};
     param->kept_valid = !slot;
-    return zero_enqueue_owned(run_fill, task);
+    TSR_TRY(zero_enqueue_owned(run_fill, task));
+    return tsr_stream_record(zero->fill.stream, zero->fill.end);
 }
 
 /* ---- memory ---- */

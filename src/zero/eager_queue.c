@@ -14,7 +14,7 @@ struct zero_work {
     zero_work *next;
     zero_queue *queue;
     _Atomic bool passed; /* by the stream; never, if that dropped it */
-    bool small;          /* its context has SMALL_BYTES */
+    bool small;          /* its context has SMALL_BYTES; else not kept */
     tsr_task run;        /* NULL: none */
     void (*free)(tsr_device *device, void *memory, size_t bytes);
     void *block; /* NULL: none */
@@ -187,7 +187,7 @@ static tsr_status own_alloc(void *context, size_t bytes, tsr_stream *stream,
     *out_memory = NULL;
     for (int q = 0; q < ZERO_QUEUES; q++)
         collect(&zero->queues[q]);
-    TSR_TRY(make_work(0, &work));
+    TSR_TRY(tsr_alloc(1, sizeof *work, (void **)&work));
     tsr_status status =
         tsr_device_alloc(zero->options.device, bytes, out_memory);
     if (status != TSR_OK) {
@@ -226,7 +226,7 @@ void zero_spare_release(tsr_zero *zero) {
 tsr_status zero_host_end(tsr_zero *zero, zero_work **out_end) {
     collect(&zero->out);
     collect(&zero->in);
-    TSR_TRY(make_work(0, out_end));
+    TSR_TRY(tsr_alloc(1, sizeof **out_end, (void **)out_end));
     (*out_end)->free = tsr_device_free_host;
     return TSR_OK;
 }

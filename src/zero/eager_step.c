@@ -28,8 +28,11 @@ static tsr_status zero_unreduced(tsr_zero *zero) {
     return TSR_OK;
 }
 
+/* Every copy has been recorded: one that is through costs no wait. */
 tsr_status tsr_zero_wait_grads_copied(tsr_zero *zero, tsr_stream *stream) {
-    return zero_join(zero, stream, &zero->fill);
+    int index; /* known: tsr_zero_release waits for what it waits for */
+    TSR_TRY(zero_stream_index(zero, stream, &index));
+    return tsr_stream_wait(stream, zero->fill.end);
 }
 
 tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream) {

@@ -28,6 +28,7 @@
 typedef enum step_kind {
     STEP_NONE,
     STEP_KERNEL,
+    STEP_COPY,
     STEP_GATHER,
     STEP_REDUCE,
     STEP_ALL_REDUCE,
@@ -39,6 +40,13 @@ typedef struct all_reduce_call {
     size_t count;
     tsr_dtype dtype;
 } all_reduce_call;
+
+/* Between device and host. */
+typedef struct copy_call {
+    void *to;         /* (bytes) */
+    const void *from; /* (bytes) */
+    size_t bytes;
+} copy_call;
 
 /* One node, ready to be enqueued. */
 typedef struct step {
@@ -53,6 +61,7 @@ typedef struct step {
         tsr_reduce *reduces;      /* (call_count) */
         all_reduce_call *buffers; /* (call_count) */
     } calls;
+    copy_call copy;
     const tsr_kernel *kernel;
     const tsr_core *core; /* of the executor */
     tsr_kernel_call call;
@@ -163,6 +172,19 @@ static tsr_status prepare_kernel(tsr_executor *self, step *at,
     return TSR_OK;
 }
 
+static tsr_status prepare_copy(tsr_executor *self, step *at,
+                               const tsr_node *node) {
+    const tsr_graph *graph = self->plan->graph;
+    tsr_value_id from = tsr_graph_inputs(graph, node)[0],
+                 to = tsr_graph_outputs(graph, node)[0];
+    at->copy = (copy_call){
+        .to = address(self, to),
+        .from = address(self, from),
+        .bytes = tsr_type_bytes(&tsr_graph_value(graph, from)->type)};
+    at->kind = STEP_COPY;
+    return TSR_OK;
+}
+
 static tsr_status prepare_gather(tsr_executor *self, step *at,
                                  const tsr_node *node) {
     const tsr_graph *graph = self->plan->graph;
@@ -232,6 +254,8 @@ static tsr_status prepare_call(tsr_executor *self, step *at,
     bool alone = self->plan->target.world == 1 && !self->options.reduce_comm;
     if (does_nothing(self, node))
         return TSR_OK;
+    if (tsr_node_moves(graph, node))
+        return prepare_copy(self, at, node);
     if (!(tsr_graph_op(graph, node)->flags & TSR_OP_COLLECTIVE))
         return prepare_kernel(self, at, node);
     if (alone)
@@ -399,6 +423,9 @@ static tsr_status enqueue_call(tsr_executor *self, step *at) {
         return TSR_OK;
     case STEP_KERNEL:
         return tsr_stream_enqueue(at->stream, run_kernel, at);
+    case STEP_COPY:
+        return tsr_stream_copy(at->stream, at->copy.to, at->copy.from,
+                               at->copy.bytes);
     case STEP_GATHER:
         return tsr_core_gather(&self->core, at->calls.gathers, at->call_count);
     case STEP_REDUCE:

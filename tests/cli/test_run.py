@@ -16,10 +16,12 @@ from harness import TINY, CommandCase, read, text, write
 
 FIELDS = {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_ms", "model_flops_per_s"}
 SESSION_OPTIONS = {"model", "layers", "heads", "dim", "seq", "vocab", "ranks", "threads", "batch", "accumulate", "gather",
-                   "prefetch", "wire", "dtype", "weight-decay", "beta1", "beta2", "clip", "memory", "steps", "help"}
+                   "prefetch", "wire", "dtype", "weight-decay", "beta1", "beta2", "clip", "memory", "host-memory", "plan",
+                   "steps", "help"}
 OPTIONS = {
     "train": SESSION_OPTIONS | {"data", "max-time", "lr", "min-lr", "warmup", "seed", "out", "resume", "save-every",
-                                "eval-data", "eval-every", "eval-batches", "metrics", "print-plan", "timeline"},
+                                "eval-data", "eval-every", "eval-batches", "metrics", "print-plan", "stage",
+                                "timeline"},
     "bench": SESSION_OPTIONS,
     "generate": {"model", "prompt", "tokens", "temperature", "top-k", "seed", "threads", "dtype", "help"},
     "inspect": {"help"},

@@ -24,8 +24,11 @@ typedef struct contract_options {
     bool shared; /* tensors lie in the communicator's shared memory */
     bool delays; /* streams delay each task */
     contract_extent extent;
-    void (*prepare)(tsr_comm *comm); /* may be NULL */
-    uint64_t digests[RANKS_MAX];     /* out */
+    tsr_status (*create)(tsr_bootstrap *bootstrap,
+                         const tsr_comm_options *options,
+                         tsr_comm **out_comm); /* NULL: host's */
+    void (*prepare)(tsr_comm *comm);           /* may be NULL */
+    uint64_t digests[RANKS_MAX];               /* out */
 } contract_options;
 
 typedef struct contract {
@@ -166,7 +169,9 @@ static inline void contract_begin(contract *self, rank_context *rank) {
     CHECK_OK(tsr_device_create_cpu(&cpu, &self->device));
     CHECK_OK(tsr_stream_create(self->device, TSR_STREAM_QUEUED, "comm", 0,
                                &self->stream));
-    CHECK_OK(tsr_comm_create_host(rank->bootstrap, NULL, &self->comm));
+    CHECK_OK(options->create
+                 ? options->create(rank->bootstrap, NULL, &self->comm)
+                 : tsr_comm_create_host(rank->bootstrap, NULL, &self->comm));
     CHECK(tsr_comm_rank(self->comm) == rank->rank);
     CHECK(tsr_comm_world(self->comm) == rank->world);
     if (options->prepare)

@@ -12,6 +12,11 @@ static void solo_body(void) {
     tsr_bootstrap_release(rank.bootstrap);
 }
 
+static void stage_without_cache(tsr_comm *comm) {
+    tsr_host_comm_stage_only(comm);
+    tsr_host_comm_no_cache(comm);
+}
+
 static void check_threads(int world, contract_extent extent) {
     contract_options direct = {.extent = extent},
                      shared = {.shared = true, .extent = extent},
@@ -26,6 +31,20 @@ static void check_threads(int world, contract_extent extent) {
     run_threads(world, contract_body, &delayed);
     run_threads(world, contract_body, &calm);
     same_digests(&delayed, &calm, world);
+}
+
+/* Whether results go past the caches does not change them. */
+static void check_past_caches(int world) {
+    contract_options cached = {.extent = CONTRACT_ONCE},
+                     past = {.prepare = tsr_host_comm_no_cache,
+                             .extent = CONTRACT_ONCE},
+                     staged = {.prepare = stage_without_cache,
+                               .extent = CONTRACT_ONCE};
+    run_threads(world, contract_body, &cached);
+    run_threads(world, contract_body, &past);
+    same_digests(&cached, &past, world);
+    run_threads(world, contract_body, &staged);
+    same_digests(&cached, &staged, world);
 }
 
 /* One rank cannot be read directly: all must stage. */
@@ -70,6 +89,8 @@ int main(int argc, char **argv) {
     check_threads(3, CONTRACT_ONCE);
     check_threads(5, CONTRACT_ONCE);
     check_threads(8, CONTRACT_ONCE);
+    check_past_caches(2);
+    check_past_caches(3);
     CHECK(count_entries("/proc/self/fd") == folders);
     CHECK(count_entries("/dev/shm") == shared);
     return 0;

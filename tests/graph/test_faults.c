@@ -491,7 +491,7 @@ static const fault faults[] = {
 int main(void) {
     tsr_op_table *ops;
     CHECK_OK(tsr_op_table_create(&ops));
-    check_faults(ops, TSR_F32, faults, sizeof faults / sizeof *faults);
+    check_faults(ops, compiled_text, faults, sizeof faults / sizeof *faults);
     tsr_op_table_release(ops);
     return 0;
 }

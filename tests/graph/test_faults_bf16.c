@@ -141,10 +141,19 @@ static const fault faults[] = {
     FAULT(adamw_removed, BOTH),       FAULT(statistic_in_bf16, BOTH),
 };
 
+static char *bf16_text(const tsr_op_table *ops, int world, bool alias) {
+    char *text;
+    tsr_plan *plan =
+        compiled_plan_in(ops, TSR_BF16, world, alias, TSR_STAGE_PLACED);
+    CHECK_OK(tsr_plan_print(plan, &text));
+    tsr_plan_release(plan);
+    return text;
+}
+
 int main(void) {
     tsr_op_table *ops;
     CHECK_OK(tsr_op_table_create(&ops));
-    check_faults(ops, TSR_BF16, faults, sizeof faults / sizeof *faults);
+    check_faults(ops, bf16_text, faults, sizeof faults / sizeof *faults);
     tsr_op_table_release(ops);
     return 0;
 }

@@ -285,9 +285,9 @@ static void check_case(const struct op_case *at, int wrong) {
     tsr_graph_release(graph);
 }
 
-/* Rows that order values take any; gather has a test of its own. */
+/* Rows that order or move values take any; gather has a test of its own. */
 static bool takes_anything(const tsr_op *op) {
-    return (op->flags & TSR_OP_ORDERING) ||
+    return (op->flags & (TSR_OP_ORDERING | TSR_OP_OFFLOADS | TSR_OP_RELOADS)) ||
            strncmp(op->name, "fence_", 6) == 0 ||
            strcmp(op->name, "all_reduce") == 0 ||
            strcmp(op->name, "gather") == 0;
@@ -391,8 +391,45 @@ static void test_gather(void) {
     tsr_graph_release(graph);
 }
 
+/* Copies have type, role and parameter of what they are copies of. */
+static void test_moves(void) {
+    tsr_graph *graph = new_graph(ops);
+    tsr_type type = type_of("f32[4]");
+    tsr_value shard = {.type = type,
+                       .role = TSR_ROLE_PARAM_SHARD,
+                       .name = "shard",
+                       .param = {0},
+                       .producer = TSR_NO_NODE};
+    tsr_value_id there, back, moved[2] = {tsr_graph_add_value(graph, &shard)};
+    there = tsr_graph_node(graph, "offload", moved, 1, NULL, 0, NULL);
+    back = tsr_graph_node(graph, "reload", &there, 1, NULL, 0, NULL);
+    CHECK_OK(tsr_graph_status(graph));
+    const tsr_value *host = tsr_graph_value(graph, there),
+                    *device = tsr_graph_value(graph, back);
+    CHECK(host->place == TSR_PLACE_HOST && device->place == TSR_PLACE_DEVICE);
+    CHECK(host->role == TSR_ROLE_PARAM_SHARD && host->param.index == 0 &&
+          device->role == TSR_ROLE_PARAM_SHARD && device->param.index == 0);
+    CHECK(tsr_type_equal(&host->type, &type) &&
+          tsr_type_equal(&device->type, &type));
+    const tsr_node *node = tsr_graph_node_at(graph, host->producer);
+    CHECK(tsr_graph_must_alias(graph, node, 0).index < 0 &&
+          node->stream == TSR_ON_COPY_OUT);
+    moved[0] = back;
+    moved[1] = there;
+    there = tsr_graph_node(graph, "offload", moved, 2, NULL, 0, NULL);
+    CHECK_OK(tsr_graph_status(graph));
+    node = tsr_graph_node_at(graph, tsr_graph_value(graph, there)->producer);
+    CHECK(tsr_graph_must_alias(graph, node, 0).index == moved[1].index);
+    moved[1] = declare(graph, "other", "f32[5]");
+    tsr_graph_node(graph, "offload", moved, 2, NULL, 0, NULL);
+    CHECK_FAILS(tsr_graph_status(graph), TSR_INVALID_ARGUMENT,
+                "must have the type of what comes");
+    tsr_graph_release(graph);
+}
+
 int main(void) {
     CHECK_OK(tsr_op_table_create(&ops));
+    test_moves();
     test_inference();
     test_attributes();
     test_cast();

@@ -6,8 +6,11 @@
 
 #define HEAD                                                                   \
     "tessera plan 1\n"                                                         \
-    "target world=2 shared=0 gather_alias=0 alignment=64 memory=0\n"
-#define BYTES "bytes weights=0 grads=0 persistent=0 transient=0\n"
+    "target world=2 shared=0 gather_alias=0 alignment=64 memory=0 "            \
+    "host_memory=0\n"
+#define BYTES                                                                  \
+    "bytes weights=0 grads=0 persistent=0 transient=0 host_persistent=0 "      \
+    "host_transient=0\n"
 
 static tsr_op_table *ops;
 
@@ -41,10 +44,11 @@ static void check_prints(const char *text, const char *expected) {
 /* Every field that the format has. */
 static const char everything[] =
     "tessera plan 1\n"
-    "target world=4 shared=1 gather_alias=1 alignment=4096 memory=123456789\n"
+    "target world=4 shared=1 gather_alias=1 alignment=4096 memory=123456789 "
+    "host_memory=987654321\n"
     "products \"bf16: by hand\"\n"
     "bytes weights=1024 grads=512 persistent=18446744073709551615 "
-    "transient=4096\n"
+    "transient=4096 host_persistent=640 host_transient=192\n"
     "param \"h.0.w\" f32[8, 4] group=0 granule=4 normal(0.02) decay\n"
     "param \"h.0.b # no comment\" bf16[4] group=3 granule=1 constant(-0.0)\n"
     "param \"h.0.c\" bf16[4] stored=f32 group=3 granule=1 constant(0.0)\n"
@@ -53,7 +57,7 @@ static const char everything[] =
     "value %2 \"m\" f16[1, 2, 3, 4, 5] state @persistent+0\n"
     "value %3 \"h.0.w\" f32[8, 4] parameter p0 @weights+64\n"
     "value %4 \"h.0.b\" f32[4] param_shard p1 @weights+0\n"
-    "value %5 u8[281474976710656]\n"
+    "value %5 u8[281474976710656] host\n"
     "value %11 f32[1]\n"
     "loss %11\n"
     "section micro_first\n"
@@ -70,7 +74,10 @@ static const char everything[] =
     "on=copy_out\n"
     "section update\n"
     "n4: %10 f32[2] = linear() backward on=reduce after=n4\n"
-    "n5: fence_readers() on=copy_in\n";
+    "n5: fence_readers() on=copy_in\n"
+    "n6: %12 f32[1] host @host_transient+128 = offload(%10) on=copy_out\n"
+    "n7: %13 f32[2] state host p0 @host_persistent+64 = reload(%12) "
+    "on=copy_in after=n6\n";
 
 static void test_everything(void) {
     tsr_plan *plan;
@@ -79,7 +86,12 @@ static void test_everything(void) {
     const tsr_graph *graph = plan->graph;
     CHECK(plan->target.world == 4 && plan->target.shared &&
           plan->target.gather_alias && plan->target.alignment == 4096 &&
-          plan->target.memory == 123456789);
+          plan->target.memory == 123456789 &&
+          plan->target.host_memory == 987654321);
+    CHECK(plan->bytes[TSR_SPACE_HOST_PERSISTENT] == 640 &&
+          plan->bytes[TSR_SPACE_HOST_TRANSIENT] == 192);
+    CHECK(tsr_graph_value(graph, (tsr_value_id){5})->place == TSR_PLACE_HOST &&
+          tsr_graph_value(graph, (tsr_value_id){6})->place == TSR_PLACE_DEVICE);
     CHECK(plan->bytes[TSR_SPACE_PERSISTENT] == SIZE_MAX);
     CHECK(strcmp(plan->target.products, "bf16: by hand") == 0);
     CHECK(tsr_graph_param_count(graph) == 3);

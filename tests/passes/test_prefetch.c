@@ -206,6 +206,34 @@ static void test_budget(void) {
     tsr_plan_release(without);
 }
 
+/* What must be there at once, as layout counts it. */
+static size_t live_bytes(const tsr_plan *plan) {
+    return plan->live_bytes + plan->bytes[TSR_SPACE_WEIGHTS] +
+           plan->bytes[TSR_SPACE_PERSISTENT];
+}
+
+/* No more is alive than was allowed, whatever packing makes of it; and with
+ * what all gathers need, all go up. */
+static void test_live_bytes(void) {
+    tsr_target target = {.world = 2, .prefetch = -1};
+    tsr_plan *plan;
+    CHECK_OK(compile_gpt(4, &target, &plan));
+    size_t least = live_bytes(plan);
+    CHECK_OK(tsr_prefetch(plan, 1, 0));
+    CHECK_OK(tsr_pass_layout()->run(plan, NULL));
+    size_t most = live_bytes(plan);
+    CHECK(least < most);
+    for (size_t memory = least; memory <= most; memory += 64) {
+        CHECK_OK(tsr_prefetch(plan, 0, 0));
+        CHECK_OK(tsr_prefetch(plan, 1, memory));
+        CHECK_OK(tsr_pass_layout()->run(plan, NULL));
+        CHECK_MESSAGE(live_bytes(plan) <= memory, "%zu of %zu bytes are alive",
+                      live_bytes(plan), memory);
+        CHECK(memory < most || count_held_up(plan) == 0);
+    }
+    tsr_plan_release(plan);
+}
+
 /* ---- plans made by hand ---- */
 
 #define HEAD                                                                   \
@@ -299,6 +327,7 @@ int main(void) {
     test_nothing_to_do();
     test_back();
     test_budget();
+    test_live_bytes();
     test_made_shard();
     test_held_copy();
     test_no_memory();

@@ -12,7 +12,9 @@ typedef struct rank_options {
     tsr_stream_kind kind;       /* of the caller's stream */
     uint64_t delay_seed;
     uint32_t max_delay_us;
-    bool device_memory; /* else eager_heap */
+    bool device_memory;                                /* else eager_heap */
+    tsr_comm *(*wrap)(tsr_comm *comm, void *wrapping); /* NULL: as it is */
+    void *wrapping;
 } rank_options;
 
 typedef struct eager_rank {
@@ -39,6 +41,10 @@ static inline void rank_open(eager_rank *self, const rank_context *context,
     CHECK_OK(
         tsr_comm_create_host(context->bootstrap, &comm, &self->gather_comm));
     CHECK_OK(tsr_comm_split(self->gather_comm, &self->reduce_comm));
+    if (options->wrap) {
+        self->gather_comm = options->wrap(self->gather_comm, options->wrapping);
+        self->reduce_comm = options->wrap(self->reduce_comm, options->wrapping);
+    }
     CHECK_OK(tsr_kernel_table_create(TSR_KERNELS_REF, &self->kernels));
     CHECK_OK(tsr_stream_create(self->device, options->kind, "caller", 0,
                                &self->stream));

@@ -157,16 +157,16 @@ int munmap(void *address, size_t bytes) {
 /* ---- for the test ---- */
 
 /* From now on calls are counted, from 0. */
-static void heap_begin(void) {
+static inline void heap_begin(void) {
     heap_object_count = 0;
     memset(heap_objects, 0, sizeof heap_objects);
     atomic_store(&heap_counting, true);
 }
 
-static void heap_end(void) { atomic_store(&heap_counting, false); }
+static inline void heap_end(void) { atomic_store(&heap_counting, false); }
 
 /* Calls from this program, libtessera's included; all other objects' calls. */
-static long heap_calls(bool own) {
+static inline long heap_calls(bool own) {
     Dl_info program;
     long calls = 0;
     CHECK(dladdr((void *)heap_objects, &program));
@@ -176,7 +176,7 @@ static long heap_calls(bool own) {
     return calls;
 }
 
-static void heap_print(void) {
+static inline void heap_print(void) {
     for (int i = 0; i < heap_object_count; i++)
         printf("    %s: %ld\n", heap_objects[i].name, heap_objects[i].calls);
 }

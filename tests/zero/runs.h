@@ -6,6 +6,7 @@
 
 #include "base/half.h"
 #include "comm/ranks.h"
+#include "graph/plan_edit.h"
 #include "ops/cpu_bf16.h"
 #include "ops/cpu_matmul.h"
 #include "train/trainer.h"
@@ -42,7 +43,9 @@ typedef struct tsr_run {
     const char *load, *save; /* folders of checkpoints, or NULL */
     bool evaluate; /* after every step, on samples of its own; the plans share
                       an arena */
-    tsr_read_sample read; /* of the model's config; NULL: run_read */
+    tsr_read_sample read;          /* of the model's config; NULL: run_read */
+    void (*edit)(plan_text *text); /* of the sharded training plan, which is
+                                      then ordered and placed; or NULL */
 } tsr_run;
 
 /* What ranks share: made before they start. */
@@ -98,6 +101,33 @@ static inline tsr_graph *run_graph(const run_session *self, double loss_scale) {
     return graph;
 }
 
+/* The plan whose text came of editing the one that is compiled. */
+static inline tsr_plan *run_edited_plan(const run_session *self,
+                                        tsr_graph *graph,
+                                        const tsr_target *target,
+                                        const tsr_training *training) {
+    tsr_plan *plan;
+    plan_text text;
+    char *printed;
+    CHECK_OK(tsr_compile_training_until(graph, target, training,
+                                        TSR_STAGE_SHARDED, &plan));
+    CHECK_OK(tsr_plan_print(plan, &printed));
+    int prefetch = plan->target.prefetch;
+    tsr_plan_release(plan);
+    text_load(&text, printed);
+    tsr_plan_text_release(printed);
+    self->run->edit(&text);
+    printed = text_join(&text);
+    text_release(&text);
+    CHECK_OK(tsr_plan_parse(self->ops, printed, strlen(printed), &plan));
+    free(printed);
+    plan->target.prefetch = prefetch;
+    plan->target.workspace = target->workspace;
+    plan->target.workspace_context = target->workspace_context;
+    CHECK_OK(tsr_plan_complete(plan));
+    return plan;
+}
+
 static inline void run_session_open(const tsr_run *run, run_session *self) {
     double tokens = (double)(run->world * run->batch * run->micro_steps) *
                     (double)run->model.seq;
@@ -118,8 +148,12 @@ static inline void run_session_open(const tsr_run *run, run_session *self) {
     CHECK_OK(tsr_kernel_table_create(run->kernels, &self->kernels));
     target.products =
         tsr_kernel_table_products(self->kernels, run->model.dtype);
-    CHECK_OK(tsr_compile_training(run_graph(self, 1 / tokens), &target,
-                                  &training, &self->plan));
+    if (run->edit)
+        self->plan = run_edited_plan(self, run_graph(self, 1 / tokens), &target,
+                                     &training);
+    else
+        CHECK_OK(tsr_compile_training(run_graph(self, 1 / tokens), &target,
+                                      &training, &self->plan));
     self->plan->target.workspace = NULL;
     if (!run->evaluate)
         return;

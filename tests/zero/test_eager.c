@@ -249,6 +249,42 @@ static void forced_unbinding(rank_context *context) {
     }
 }
 
+/* After the last release the storage is back at the allocator, which spoils it,
+ * whoever still has a view of it; so it is when a graph that is not done holds
+ * another version. */
+static void storage_goes_under_views(rank_context *context) {
+    eager_rank rank;
+    test_param param = param_of(4, 5, 3);
+    rank_open(&rank, context, &(rank_options){.kind = TSR_STREAM_QUEUED});
+    register_all(&rank, &param, 1);
+    tsr_view views[2];
+    for (int v = 0; v < 2; v++)
+        views[v] = gather_param(&rank, 1 + v, &param, TSR_F32);
+    CHECK(views[0].data == views[1].data);
+    for (int v = 0; v < 2; v++)
+        wait_param(&rank, 1 + v, &param);
+    release_param(&rank, 1, &param, 1);
+    rank_sync(&rank);
+    check_view(&rank, &param, &views[0], 0); /* graph 2 still holds it */
+    CHECK_OK(
+        tsr_zero_weights_changed(rank.zero, &param.desc.id, 1, rank.stream));
+    tsr_view young = gather_param(&rank, 1, &param, TSR_F32);
+    wait_param(&rank, 1, &param);
+    release_param(&rank, 2, &param, 1);
+    check_held(&rank, copy_bytes(&rank, &param, TSR_F32));
+    rank_sync(&rank);
+    for (int64_t i = 0; i < param.numel; i++)
+        CHECK(isnan(((const float *)views[0].data)[i]));
+    check_view(&rank, &param, &young, 0);
+    release_param(&rank, 1, &param, 1);
+    check_held(&rank, 0);
+    rank_sync(&rank);
+    for (int64_t i = 0; i < param.numel; i++)
+        CHECK(isnan(((const float *)young.data)[i]));
+    rank_close(&rank);
+    param_release(&param);
+}
+
 /* A second registration: other shape, other memory; the copy is not reused. */
 static void registered_anew(rank_context *context) {
     eager_rank rank;
@@ -354,6 +390,7 @@ int main(void) {
     on_worlds(persistent, NULL);
     on_worlds(prefetch, NULL);
     run_threads(2, forced_unbinding, NULL);
+    on_worlds(storage_goes_under_views, NULL);
     on_worlds(registered_anew, NULL);
     on_worlds(swapped_memory, NULL);
     run_threads(2, side_by_side, NULL);

@@ -3,7 +3,7 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 
-#include "zero/eager_rank.h"
+#include "zero/eager_host.h"
 
 /* Rank 0 goes first; the others wait for it without a collective. */
 static atomic_int passed;
@@ -222,6 +222,123 @@ static void swap_loses_slots(rank_context *context) {
     close_two(&rank, two);
 }
 
+static void open_host(eager_rank *rank, const rank_context *context) {
+    rank_options options = queued;
+    options.settings.host_bytes = 1 << 20;
+    rank_open(rank, context, &options);
+    CHECK_OK(tsr_zero_register_graph(rank->zero, 1, NULL, 0));
+}
+
+/* 8. The tensor's memory is reused, on a stream that has nothing else to do,
+ * while its copy is held up by an earlier one: only wait_offload keeps the two
+ * apart. */
+static void source_freed_while_the_copy_flies(rank_context *context) {
+    eager_rank rank;
+    chunk_list list = {0};
+    tsr_stream *other;
+    chunk *seen[8];
+    void *back;
+    open_host(&rank, context);
+    CHECK_OK(
+        tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "other", 0, &other));
+    for (unsigned i = 0; i < 8; i++) {
+        chunk *late = make_tensor(&list, rank.stream, 10, 99, true);
+        chunk *at = make_tensor(&list, other, 5000, i, false);
+        CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, 2, late->memory, 10,
+                                         rank.stream, NULL));
+        CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, 1, at->memory, 5000,
+                                         other, NULL));
+        CHECK_OK(tsr_zero_wait_offload(rank.zero, 1, 1, other));
+        spoil(other, at);
+        CHECK_OK(tsr_zero_reload_tensor(rank.zero, 1, 1, rank.stream, &back));
+        CHECK_OK(tsr_zero_wait_reload(rank.zero, 1, 1, NULL, other, &back));
+        seen[i] = see(&list, other, back, 5000, i);
+        CHECK_OK(tsr_zero_free_tensors(rank.zero, &back, 1, other));
+    }
+    rank_sync(&rank);
+    CHECK_OK(tsr_stream_synchronize(other));
+    for (int i = 0; i < 8; i++)
+        check_seen(seen[i]);
+    tsr_zero_release(rank.zero);
+    rank.zero = NULL;
+    tsr_stream_release(other);
+    rank_close(&rank);
+    chunks_free(&list);
+}
+
+/* 8. What the host has it is not given again: a shard that was spoilt behind
+ * everybody's back is as before when it has been away. */
+static void unchanged_weights_are_copied(rank_context *context) {
+    eager_rank rank;
+    test_param two[2] = {param_of(4, 5, 3), param_of(5, 7, 3)};
+    rank_options options = queued;
+    options.settings.host_bytes = 1 << 20;
+    open_two(&rank, context, &options, two);
+    for (int round = 0; round < 3; round++) {
+        CHECK_OK(tsr_zero_offload_parameter(rank.zero, 4, rank.stream));
+        CHECK_OK(tsr_zero_reload_parameter(rank.zero, 4, rank.stream));
+        use_param(&rank, 1, &two[0], TSR_F32);
+        CHECK_OK(tsr_stream_synchronize(rank.stream));
+        memset(two[0].shard_memory, SPOILED,
+               (size_t)two[0].shard * sizeof(float));
+    }
+    close_two(&rank, two);
+}
+
+/* 8. One after the other is brought back, read and freed within a backward:
+ * never more than one is there. */
+static void reloads_live_to_the_end_of_backward(rank_context *context) {
+    eager_rank rank;
+    chunk_list list = {0};
+    void *back;
+    open_host(&rank, context);
+    for (int64_t id = 0; id < 10; id++) {
+        chunk *at = make_tensor(&list, rank.stream, 4000, (unsigned)id, false);
+        CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, id, at->memory, 4000,
+                                         rank.stream, NULL));
+    }
+    CHECK_OK(tsr_zero_start_backward(rank.zero, true));
+    for (int64_t id = 10; id-- > 0;) {
+        CHECK_OK(tsr_zero_reload_tensor(rank.zero, 1, id, rank.stream, &back));
+        CHECK(rank.heap.live == 4000);
+        CHECK_OK(
+            tsr_zero_wait_reload(rank.zero, 1, id, NULL, rank.stream, &back));
+        CHECK_OK(tsr_zero_free_tensors(rank.zero, &back, 1, rank.stream));
+        CHECK(rank.heap.live == 0);
+    }
+    CHECK_OK(tsr_zero_end_backward(rank.zero, rank.stream));
+    rank_sync(&rank);
+    rank_close(&rank);
+    chunks_free(&list);
+}
+
+/* 8. An id whose tensor grows and shrinks. */
+static void host_buffers_keep_the_first_shape(rank_context *context) {
+    static const size_t sizes[] = {100, 3000, 50, 3000, 101};
+    eager_rank rank;
+    chunk_list list = {0};
+    void *back;
+    open_host(&rank, context);
+    for (unsigned i = 0; i < 5; i++) {
+        chunk *at = make_tensor(&list, rank.stream, sizes[i], i, false);
+        CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, 1, at->memory, sizes[i],
+                                         rank.stream, NULL));
+        CHECK(tsr_zero_memory_held(rank.zero).host == sizes[i]);
+        if (i % 2 == 0)
+            continue; /* replaced on the host */
+        CHECK_OK(tsr_zero_reload_tensor(rank.zero, 1, 1, rank.stream, &back));
+        CHECK(rank.heap.live == sizes[i]);
+        CHECK_OK(
+            tsr_zero_wait_reload(rank.zero, 1, 1, NULL, rank.stream, &back));
+        chunk *seen = see(&list, rank.stream, back, sizes[i], i);
+        CHECK_OK(tsr_zero_free_tensors(rank.zero, &back, 1, rank.stream));
+        rank_sync(&rank);
+        check_seen(seen);
+    }
+    rank_close(&rank);
+    chunks_free(&list);
+}
+
 /* 9. A rank that fails within a group says so; the others are told. */
 static void an_error_hangs_the_others(rank_context *context) {
     eager_rank rank;
@@ -360,6 +477,61 @@ static void flush_order_follows_a_map(rank_context *context) {
     }
 }
 
+/* 12. Nobody calls start_forward, and the buckets are shared all the same. */
+static void symmetric_path_waits_for_start_forward(rank_context *context) {
+    eager_rank rank;
+    test_param two[2] = {param_of(4, 5, 3), param_of(5, 7, 3)};
+    rank_options options = queued;
+    options.settings.symmetric_memory = true;
+    options.settings.bucket_bytes = 4096;
+    open_two(&rank, context, &options, two);
+    CHECK_OK(tsr_zero_start_backward(rank.zero, true));
+    reduce_call(&rank, 1, &two[0], 0);
+    CHECK(tsr_zero_memory_held(rank.zero).buckets == 4096);
+    CHECK(rank.heap.live == 0); /* none of it is private */
+    end_backward(&rank);
+    check_grad(&rank, &two[0], 1, 1 / (float)rank.world);
+    CHECK_OK(tsr_zero_start_forward(rank.zero)); /* nor do they disturb */
+    use_param(&rank, 1, &two[1], TSR_F32);
+    CHECK_OK(tsr_zero_end_forward(rank.zero));
+    close_two(&rank, two);
+}
+
+/* 12. Gathers, of one group and of many parameters, far wider than the shared
+ * memory, while a gradient waits in that; then a gradient that is wider. */
+static void wide_gathers_overflow(rank_context *context) {
+    enum { WIDE = 40 };
+    eager_rank rank;
+    test_param params[WIDE];
+    int64_t ids[WIDE];
+    rank_options options = queued;
+    options.settings.symmetric_memory = true;
+    options.settings.bucket_bytes = 128;
+    rank_open(&rank, context, &options);
+    for (int p = 0; p < WIDE; p++) {
+        params[p] = param_of(p, p == 0 ? 5 : 200 + p, 3);
+        param_register(&rank, &params[p]);
+        ids[p] = p;
+    }
+    CHECK_OK(tsr_zero_register_graph(rank.zero, 1, ids, WIDE));
+    CHECK_OK(tsr_zero_start_backward(rank.zero, true));
+    reduce_call(&rank, 1, &params[0], 0);
+    CHECK_OK(tsr_zero_prefetch_params_fused(rank.zero, ids, NULL, WIDE,
+                                            rank.stream));
+    for (int p = 0; p < WIDE; p++)
+        use_param(&rank, 1, &params[p], TSR_F32);
+    reduce_call(&rank, 1, &params[WIDE - 1], 1);
+    reduce_call(&rank, 1, &params[0], 2);
+    end_backward(&rank);
+    check_grad(&rank, &params[0], 5, 1 / (float)rank.world);
+    check_grad(&rank, &params[WIDE - 1], 2, 1 / (float)rank.world);
+    tsr_zero_memory held = tsr_zero_memory_held(rank.zero);
+    CHECK(held.gathered == 0 && held.buckets == rank.heap.live + 128);
+    rank_close(&rank);
+    for (int p = 0; p < WIDE; p++)
+        param_release(&params[p]);
+}
+
 int main(void) {
     run_threads(3, reads_past_uneven_gradient, NULL);
     run_threads(3, fused_prefetch_casts_too_early, NULL);
@@ -368,10 +540,18 @@ int main(void) {
     run_threads(3, accumulation_flags_of_executors, NULL);
     run_threads(2, events_of_executors, NULL);
     run_threads(2, swap_loses_slots, NULL);
+    run_threads(1, source_freed_while_the_copy_flies, NULL);
+    run_threads(3, unchanged_weights_are_copied, NULL);
+    run_threads(1, reloads_live_to_the_end_of_backward, NULL);
+    run_threads(1, host_buffers_keep_the_first_shape, NULL);
     run_threads(3, an_error_hangs_the_others, NULL);
     run_threads(3, a_collective_for_each_parameter, NULL);
     run_threads(2, compute_waits_for_reduces, NULL);
     run_threads(3, every_micro_batch_reduces, NULL);
     run_threads(3, flush_order_follows_a_map, NULL);
+    run_threads(3, symmetric_path_waits_for_start_forward, NULL);
+    run_processes(2, symmetric_path_waits_for_start_forward, NULL);
+    run_threads(3, wide_gathers_overflow, NULL);
+    run_processes(2, wide_gathers_overflow, NULL);
     return 0;
 }

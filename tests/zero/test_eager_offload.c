@@ -272,6 +272,39 @@ static void graphs_end(rank_context *context) {
     }
 }
 
+/* Two streams: what one holds up must not be overtaken by the other. */
+static void two_streams(rank_context *context) {
+    eager_rank rank;
+    chunk_list list = {0};
+    tsr_stream *other;
+    void *back;
+    open_graphs(&rank, context, *(const rank_options *)context->argument);
+    CHECK_OK(
+        tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "other", 0, &other));
+    chunk *one = make_tensor(&list, other, 900, 1, false);
+    chunk *two = make_tensor(&list, other, 900, 2, false);
+    CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, 1, one->memory, 900, other,
+                                     NULL));
+    CHECK_OK(tsr_stream_enqueue(rank.stream, dawdle, NULL));
+    reload(&rank, 1, 1); /* after the dawdling; its buffer is free again */
+    CHECK_OK(tsr_zero_offload_tensor(rank.zero, 1, 2, two->memory, 900, other,
+                                     NULL));
+    CHECK(tsr_zero_memory_held(rank.zero).host_pool == 0);
+    CHECK_OK(tsr_zero_wait_reload(rank.zero, 1, 1, NULL, other, &back));
+    CHECK_OK(tsr_stream_enqueue(other, dawdle, NULL));
+    chunk *seen = see(&list, other, back, 900, 1);
+    CHECK_OK(tsr_zero_register_graph(rank.zero, 1, NULL, 0)); /* frees it */
+    check_host(&rank, 0, 0);
+    rank_sync(&rank);
+    CHECK_OK(tsr_stream_synchronize(other));
+    check_seen(seen);
+    tsr_zero_release(rank.zero);
+    rank.zero = NULL;
+    tsr_stream_release(other);
+    rank_close(&rank);
+    chunks_free(&list);
+}
+
 /* ---- the budget ---- */
 
 static void no_budget(rank_context *context) {
@@ -434,6 +467,30 @@ static void shard_follows_the_stream(rank_context *context) {
     rank_sync(rank);
     for (int round = 0; round < 6; round++)
         check_seen(seen[round]);
+    close_shards(&self);
+}
+
+/* A gather that another stream asks for comes behind the copy in, too, which
+ * the first one holds up. */
+static void shard_gathered_elsewhere(rank_context *context) {
+    shards self;
+    tsr_stream *other;
+    tsr_view view;
+    open_shards(&self, context, context->argument, MANY);
+    eager_rank *rank = &self.rank;
+    CHECK_OK(
+        tsr_stream_create(rank->device, TSR_STREAM_QUEUED, "other", 0, &other));
+    CHECK_OK(tsr_zero_seal(rank->zero, rank->stream));
+    shard_out(&self, 0);
+    CHECK_OK(tsr_stream_enqueue(rank->stream, dawdle, NULL));
+    shard_in(&self, 0);
+    CHECK_OK(tsr_zero_allgather_param(rank->zero, 1, 4, TSR_F32, other, &view));
+    wait_param(rank, 1, &self.two[0]);
+    check_view(rank, &self.two[0], &view, 0);
+    release_param(rank, 1, &self.two[0], 1);
+    tsr_zero_release(rank->zero);
+    rank->zero = NULL;
+    tsr_stream_release(other);
     close_shards(&self);
 }
 
@@ -725,11 +782,15 @@ static void no_host_memory(rank_context *context) {
 }
 
 int main(void) {
-    rank_body tensors[] = {there_and_back, many_in_flight, odd_orders,
-                           replaced,       graphs_end,     budget};
-    rank_body moved[] = {shard_there_and_back, shard_follows_the_stream,
-                         shard_unchanged,      shard_away,
-                         shard_budget,         shard_odds};
+    rank_body tensors[] = {there_and_back, many_in_flight, odd_orders, replaced,
+                           graphs_end,     two_streams,    budget};
+    rank_body moved[] = {shard_there_and_back,
+                         shard_follows_the_stream,
+                         shard_unchanged,
+                         shard_gathered_elsewhere,
+                         shard_away,
+                         shard_budget,
+                         shard_odds};
     for (int k = 0; k < KINDS; k++) {
         rank_options kind = kinds[k];
         for (size_t t = 0; t < sizeof tensors / sizeof *tensors; t++)

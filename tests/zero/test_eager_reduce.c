@@ -182,6 +182,42 @@ static void without_host_waits(rank_context *context) {
             free(made[call][p]);
 }
 
+static tsr_status spoil_gradient(void *context) {
+    const test_param *param = context;
+    memset(param->gradient, SPOILED, (size_t)param->numel * sizeof(float));
+    return TSR_OK;
+}
+
+/* The gradient's memory is reused, while its copy is held up by that of another
+ * one: only wait_grads_copied keeps the two apart. */
+static void reused_gradients(rank_context *context) {
+    eager_rank rank;
+    test_param params[PARAMS];
+    tsr_stream *other;
+    rank_open(&rank, context,
+              &(rank_options){.settings = {.stage = *(int *)context->argument},
+                              .kind = TSR_STREAM_QUEUED});
+    open_params(&rank, params, TSR_F32, TSR_F32);
+    CHECK_OK(
+        tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "other", 0, &other));
+    for (int64_t i = 0; i < params[4].numel; i++)
+        ((float *)params[4].gradient)[i] = grad_value(rank.rank, 4, 0, i);
+    CHECK_OK(tsr_zero_seal(rank.zero, rank.stream));
+    CHECK_OK(tsr_zero_start_backward(rank.zero, true));
+    CHECK_OK(tsr_stream_enqueue(rank.stream, dawdle, NULL));
+    CHECK_OK(
+        tsr_zero_reduce_grad(rank.zero, 1, 1, params[1].gradient, rank.stream));
+    CHECK_OK(tsr_zero_reduce_grad(rank.zero, 1, 4, params[4].gradient, other));
+    CHECK_OK(tsr_zero_wait_grads_copied(rank.zero, other));
+    CHECK_OK(tsr_stream_enqueue(other, spoil_gradient, &params[4]));
+    end_backward(&rank);
+    check_grad(&rank, &params[4], 1, 1 / (float)rank.world);
+    tsr_zero_release(rank.zero);
+    rank.zero = NULL;
+    tsr_stream_release(other);
+    close_params(&rank, params);
+}
+
 /* ---- the course of a step ---- */
 
 /* Of two graphs, each with an end_backward in the last micro-step. */
@@ -358,6 +394,7 @@ int main(void) {
         on_worlds(graph_after_graph, &stage);
         on_worlds(aborted, &stage);
         on_worlds(without_host_waits, &stage);
+        on_worlds(reused_gradients, &stage);
     }
     on_worlds(aborted_slot, NULL);
     on_worlds(bucket_memory, &(bool){false});

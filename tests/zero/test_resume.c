@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include "folder.h"
+#include "graph/offload_edit.h"
 #include "runs.h"
 
 enum { HALF = 3, WHOLE = 6 };
@@ -104,6 +105,26 @@ static void check_reload(int world) {
     outcome_release(saved);
 }
 
+static void weights_and_moments_to_host(plan_text *t) {
+    shards_to_host(t);
+    moments_to_host(t);
+}
+
+/* Checkpoints do not know where weights and moments lie. */
+static void check_host(int world) {
+    tsr_run device = make_run(world, 12 / world, 2), host;
+    device.memory = RUN_COPY;
+    host = device;
+    host.edit = weights_and_moments_to_host;
+    outcome *whole = train(&device), *resumed = interrupt(host, device);
+    check_same_bits(whole, resumed, HALF, "saved from the host");
+    outcome_release(resumed);
+    resumed = interrupt(device, host);
+    check_same_bits(whole, resumed, HALF, "loaded to the host");
+    outcome_release(resumed);
+    outcome_release(whole);
+}
+
 int main(void) {
     folder_create(folder);
     for (int world = 1; world <= 3; world++)
@@ -113,6 +134,8 @@ int main(void) {
     check_same(2, RUN_ALIAS, true, TSR_F32);
     check_same(2, RUN_ALIAS, true, TSR_BF16);
     check_same(2, RUN_PRIVATE, true, TSR_F32);
+    check_host(1);
+    check_host(3);
     for (int world = 1; world <= 8; world *= 2)
         check_reload(world);
     check_other_world(make_run(2, 6, 2), make_run(1, 24, 1));

@@ -2,6 +2,7 @@
  * thread, does libtessera ask for memory. With reference kernels nobody does;
  * matrix libraries may, but what they hold does not grow. */
 #define _GNU_SOURCE
+#include "graph/offload_edit.h"
 #include "runs.h"
 
 #include "heap.h"
@@ -45,6 +46,12 @@ static void counted_rank(rank_context *rank) {
     tsr_trainer_release(trainer);
 }
 
+static void everything_to_host(plan_text *t) {
+    offload_activations(t);
+    shards_to_host(t);
+    moments_to_host(t);
+}
+
 static void check_walks(int world, int threads, run_memory memory,
                         tsr_kernel_set kernels, tsr_dtype dtype) {
     tsr_run run = {.model = {.layers = 2,
@@ -60,7 +67,8 @@ static void check_walks(int world, int threads, run_memory memory,
                    .memory = memory,
                    .kernels = kernels,
                    .threads = threads,
-                   .timeline = memory == RUN_COPY};
+                   .timeline = memory == RUN_COPY,
+                   .edit = memory == RUN_PRIVATE ? everything_to_host : NULL};
     run_session session;
     counted_job job = {.session = &session};
     run_session_open(&run, &session);

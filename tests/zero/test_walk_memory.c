@@ -79,6 +79,8 @@ static size_t visit_space_ends(const tsr_trainer *trainer, gap_visitor visit) {
         unsigned char *space =
             tsr_arena_space(trainer->arena, 0, (tsr_space)s, &bytes);
         CHECK(bytes == trainer->options.plan->bytes[s]);
+        if (!space) /* nothing is on the host */
+            continue;
         if (is_others(trainer, (tsr_space)s))
             continue;
         visit(space + bytes, paged(bytes) - bytes,

@@ -1,0 +1,119 @@
+#include "cli/ranks.h"
+
+#include <time.h>
+
+#include "base/memory.h"
+#include "base/os.h"
+#include "base/status.h"
+
+#define TIMEOUT_MS 60000
+/* Within the 5 s in which a failed job ends. */
+#define SPEAKER_SECONDS 3
+
+/* Where a rank runs. */
+typedef struct rank_place {
+    uint64_t host, processors; /* tsr_os_place */
+    int32_t processor_count;
+} rank_place;
+
+/* A launcher of one rank is none: the rank may fork more. */
+static bool launched(void) {
+    int world;
+    return tsr_mpi_launched(NULL, &world) && world != 1;
+}
+
+static void look_around(cli_ranks *self, const rank_place *all) {
+    const rank_place *mine = &all[tsr_bootstrap_rank(self->mpi)];
+    self->host_ranks = self->sharing = 0;
+    for (int r = 0; r < self->world; r++) {
+        if (all[r].host != mine->host)
+            continue;
+        self->host_ranks++;
+        self->sharing += all[r].processors == mine->processors;
+    }
+    self->one_host = self->host_ranks == self->world;
+    for (int r = 0; r < self->world; r++) {
+        int sharing = 0;
+        for (int other = 0; other < self->world; other++)
+            sharing += all[other].host == all[r].host &&
+                       all[other].processors == all[r].processors;
+        int threads = all[r].processor_count / sharing;
+        threads = threads < 1 ? 1 : threads;
+        if (r == 0 || threads < self->threads)
+            self->threads = threads;
+    }
+}
+
+static tsr_status join_job(int64_t asked, cli_ranks *self) {
+    rank_place mine = {.processor_count = tsr_os_processors()}, *all = NULL;
+    tsr_status status;
+    int rank;
+    (void)tsr_mpi_launched(&rank, NULL);
+    self->first = rank <= 0;
+    TSR_TRY_GOTO(tsr_bootstrap_create_mpi(&self->mpi));
+    self->first = tsr_bootstrap_rank(self->mpi) == 0;
+    self->world = tsr_bootstrap_world(self->mpi);
+    if (asked != 0 && asked != self->world) {
+        status = tsr_error(TSR_INVALID_ARGUMENT,
+                           "--ranks is %lld, but the MPI launcher started %d "
+                           "ranks: leave --ranks out",
+                           (long long)asked, self->world);
+        goto done;
+    }
+    TSR_TRY_GOTO(tsr_alloc((size_t)self->world, sizeof *all, (void **)&all));
+    tsr_os_place(&mine.host, &mine.processors);
+    TSR_TRY_GOTO(
+        tsr_bootstrap_exchange(self->mpi, &mine, sizeof mine, all, TIMEOUT_MS));
+    look_around(self, all);
+done:
+    tsr_free(all);
+    return status;
+}
+
+tsr_status ranks_open(int64_t asked, cli_ranks *out_ranks) {
+    int world = asked ? (int)asked : 1;
+    int threads = tsr_os_processors() / world;
+    *out_ranks = (cli_ranks){.first = true,
+                             .world = world,
+                             .host_ranks = world,
+                             .one_host = true,
+                             .sharing = world,
+                             .threads = threads < 1 ? 1 : threads};
+    return launched() ? join_job(asked, out_ranks) : TSR_OK;
+}
+
+int ranks_mistake(int code) {
+    cli_ranks self;
+    if (code == 0 || !launched())
+        return code;
+    if (ranks_open(0, &self) == TSR_OK)
+        (void)tsr_bootstrap_conclude(
+            self.mpi, tsr_error(TSR_INVALID_ARGUMENT, "the command line"));
+    return ranks_close(&self, code);
+}
+
+int ranks_fail(const cli_ranks *self, const cli_command *command,
+               tsr_status status) {
+    struct timespec grace = {.tv_sec = SPEAKER_SECONDS};
+    if (self->mpi)
+        (void)tsr_bootstrap_conclude(self->mpi, status);
+    else if (!self->first) /* MPI could not be started: rank 0 says so, and the
+                              launcher ends this one */
+        nanosleep(&grace, NULL);
+    return fail(command, tsr_last_error());
+}
+
+int ranks_close(cli_ranks *self, int code) {
+    if (self->mpi && code != 0)
+        tsr_bootstrap_end_job(self->mpi, code);
+    tsr_bootstrap_release(self->mpi);
+    *self = (cli_ranks){0};
+    return code;
+}
+
+void ranks_pin(const cli_ranks *self, int rank, int threads) {
+    /* Only a job that fills its processors does: two smaller ones would
+     * otherwise share the first of them. Ranks of one host are neighbours. */
+    if (self->sharing * threads == tsr_os_processors())
+        tsr_os_pin(rank % self->sharing * threads, threads);
+}

@@ -1,0 +1,37 @@
+/* Where a command's ranks come from: an MPI launcher started them, this process
+ * being one, or launch() forks them from here. */
+#ifndef TSR_CLI_RANKS_H
+#define TSR_CLI_RANKS_H
+
+#include <stdint.h>
+
+#include "cli/options.h"
+#include "tessera/comm.h"
+
+typedef struct cli_ranks {
+    tsr_bootstrap *mpi; /* owned; NULL: forked */
+    bool first;         /* this process speaks, and opens what is written: the
+                           parent, or rank 0 */
+    int world;
+    int host_ranks; /* of this host */
+    bool one_host;  /* all are */
+    int sharing;    /* ranks that may run on the same processors as this one */
+    int threads; /* a rank: the processors there are for the one with fewest */
+} cli_ranks;
+
+/* Finds out. asked: --ranks, 0 if not given. Collective under MPI. */
+tsr_status ranks_open(int64_t asked, cli_ranks *out_ranks);
+/* A command line that does not parse, under MPI: rank 0 has said so; ends the
+ * job. Else, and for code 0, returns the code. */
+int ranks_mistake(int code);
+/* This process's failure, whose message is tsr_last_error(): one line on
+ * standard error from all ranks together, the cause. Returns the exit code. */
+int ranks_fail(const cli_ranks *ranks, const cli_command *command,
+               tsr_status status);
+/* Ends the job if the code is not 0. Returns the code. */
+int ranks_close(cli_ranks *ranks, int code);
+/* Keeps the threads of rank `rank`, those started from now on, on processors of
+ * their own, when the ranks that share processors fill them. */
+void ranks_pin(const cli_ranks *ranks, int rank, int threads);
+
+#endif

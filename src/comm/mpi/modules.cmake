@@ -1,0 +1,26 @@
+# One source, one module for each MPI library whose development package is there; libtessera loads the one that fits the
+# launcher. lib/tessera beside bin: where mpi_load.c looks, in a build folder as in an installed tree.
+set(TESSERA_MPI_MODULES "")
+foreach(pair openmpi:ompi-c mpich:mpich)
+    string(REPLACE ":" ";" pair ${pair})
+    list(GET pair 0 name)
+    list(GET pair 1 package)
+    pkg_check_modules(MPI_${name} QUIET ${package})
+    if(NOT MPI_${name}_FOUND)
+        message(STATUS "No module for ${name}: its development package is not installed")
+        continue()
+    endif()
+    set(module tessera_mpi_${name})
+    add_library(${module} MODULE ${CMAKE_CURRENT_LIST_DIR}/module.c)
+    target_include_directories(${module} PRIVATE ${PROJECT_SOURCE_DIR}/src)
+    target_include_directories(${module} SYSTEM PRIVATE ${MPI_${name}_INCLUDE_DIRS})
+    target_compile_options(${module} PRIVATE ${TESSERA_WARNINGS} -fvisibility=hidden)
+    target_link_directories(${module} PRIVATE ${MPI_${name}_LIBRARY_DIRS})
+    # The library itself; what it was built with is its own affair.
+    list(GET MPI_${name}_LIBRARIES 0 library)
+    target_link_libraries(${module} PRIVATE ${library})
+    set_target_properties(${module} PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/tessera)
+    list(APPEND TESSERA_MPI_MODULES ${module})
+endforeach()
+# For bench/, a folder beside this one.
+set_property(GLOBAL PROPERTY TESSERA_MPI_MODULES ${TESSERA_MPI_MODULES})
