@@ -76,9 +76,7 @@ const cli_command train_command = {
                 "--steps 200 --out run\n"
                 "  tessera train --data book.txt --model gpt2-tiny --seq 256 "
                 "--steps 400 --out run --resume \\\n"
-                "      --ranks 2 --threads 1 --batch 2\n"
-                "  mpirun -n 2 tessera train --data book.txt --model "
-                "gpt2-tiny --seq 256 --steps 200\n",
+                "      --ranks 2 --threads 1 --batch 2\n",
     .rows = rows,
     .row_count = sizeof rows / sizeof *rows,
     .run = run,

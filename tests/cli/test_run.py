@@ -15,7 +15,7 @@ import harness
 from harness import TINY, CommandCase, read, text, write
 
 FIELDS = {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_ms", "model_flops_per_s"}
-SESSION_OPTIONS = {"model", "layers", "heads", "dim", "seq", "vocab", "ranks", "threads", "batch", "accumulate", "gather",
+SESSION_OPTIONS = {"model", "layers", "heads", "dim", "seq", "vocab", "ranks", "threads", "batch", "accumulate", "gather", "comm",
                    "prefetch", "wire", "dtype", "weight-decay", "beta1", "beta2", "clip", "memory", "host-memory", "plan",
                    "steps", "help"}
 OPTIONS = {
