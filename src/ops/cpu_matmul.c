@@ -126,7 +126,23 @@ bool tsr_matmul_possible(void) {
     return dnnl.found;
 }
 
-/* ---- making a product ---- */
+/* ---- making a product ----
+ *
+ * Products of one shape share code in the library's cache, which guards it by
+ * means that ThreadSanitizer does not see; one thread at a time makes them. */
+
+static pthread_mutex_t making =
+    PTHREAD_MUTEX_INITIALIZER; /* guards the cache */
+
+static int begin_making(void) {
+    pthread_mutex_lock(&making);
+    return tsr_cpu_one_thread_begin();
+}
+
+static void end_making(int threads) {
+    tsr_cpu_one_thread_end(threads);
+    pthread_mutex_unlock(&making);
+}
 
 enum { A, B, C, BIAS, SCRATCH, MEMORIES };
 static const int args[MEMORIES] = {DNNL_SRC, DNNL_WEIGHTS, DNNL_DST, DNNL_BIAS,
@@ -220,12 +236,12 @@ size_t tsr_matmul_scratch_bytes(const tsr_matmul_shape *shape) {
     size_t bytes = 0;
     if (!tsr_matmul_possible())
         return 0;
-    const int threads = tsr_cpu_one_thread_begin();
+    const int threads = begin_making();
     if (recipe_init(shape, &made) == 0) {
         bytes = dnnl.memory_desc_size(&made.matrices[SCRATCH]);
         dnnl.primitive_desc_destroy(made.desc);
     }
-    tsr_cpu_one_thread_end(threads);
+    end_making(threads);
     return bytes;
 }
 
@@ -246,6 +262,16 @@ static int create_memories(tsr_matmul *self, const recipe *made,
     return 0;
 }
 
+static void destroy(tsr_matmul *self) {
+    if (!self)
+        return;
+    for (int i = 0; i < self->count; i++)
+        dnnl.memory_destroy(self->memories[i].memory);
+    if (self->primitive)
+        dnnl.primitive_destroy(self->primitive);
+    tsr_free(self);
+}
+
 tsr_status tsr_matmul_create(const tsr_matmul_shape *shape,
                              tsr_matmul **out_matmul) {
     tsr_status status = TSR_OK;
@@ -257,7 +283,7 @@ tsr_status tsr_matmul_create(const tsr_matmul_shape *shape,
         return tsr_error(TSR_UNSUPPORTED,
                          "bf16 products need oneDNN 2; install libdnnl2 or "
                          "leave TESSERA_BF16 unset");
-    const int threads = tsr_cpu_one_thread_begin();
+    const int threads = begin_making();
     TSR_TRY_GOTO(tsr_alloc(1, sizeof *self, (void **)&self));
     TSR_TRY_GOTO(dnnl_error(recipe_init(shape, &made), shape));
     TSR_TRY_GOTO(
@@ -269,19 +295,17 @@ tsr_status tsr_matmul_create(const tsr_matmul_shape *shape,
 done:
     if (made.desc)
         dnnl.primitive_desc_destroy(made.desc);
-    tsr_matmul_release(self);
-    tsr_cpu_one_thread_end(threads);
+    destroy(self);
+    end_making(threads);
     return status;
 }
 
 void tsr_matmul_release(tsr_matmul *self) {
     if (!self)
         return;
-    for (int i = 0; i < self->count; i++)
-        dnnl.memory_destroy(self->memories[i].memory);
-    if (self->primitive)
-        dnnl.primitive_destroy(self->primitive);
-    tsr_free(self);
+    const int threads = begin_making();
+    destroy(self);
+    end_making(threads);
 }
 
 static void set(tsr_matmul *self, int which, const void *address) {
