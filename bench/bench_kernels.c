@@ -1,6 +1,7 @@
 /* Where the kernels of one training step spend their time.
  *
- *   bench_kernels [--batch B] [--seq T] [--ranks W] [--walks N] [--small-pages]
+ *   bench_kernels [--batch B] [--seq T] [--ranks W] [--walks N] [--bf16]
+ *                 [--small-pages]
  *
  * Compiles GPT-2 124M as `tessera bench step` does and walks the plan of rank 0
  * node by node on one thread, so that every kernel meets the caches as the step
@@ -23,6 +24,7 @@
 #include <unistd.h>
 
 #include "base/array.h"
+#include "base/half.h"
 #include "base/memory.h"
 #include "base/os.h"
 #include "graph/graph.h"
@@ -32,7 +34,7 @@
 
 typedef struct settings {
     int64_t batch, seq, ranks, walks;
-    bool small_pages;
+    bool bf16, small_pages;
 } settings;
 
 /* Equal nodes: one op on equal types. */
@@ -49,6 +51,7 @@ typedef struct call {
     tsr_kernel_call with;
     tsr_type_array types; /* owned */
     void **addresses;     /* (inputs + outputs) owned */
+    void *state;          /* of the kernel, owned */
     double *seconds;      /* where to add the time */
     size_t row;
 } call;
@@ -83,11 +86,14 @@ static size_t workspace(const void *context, const tsr_op_view *view) {
 static tsr_status compile(bench *self) {
     tsr_graph *graph;
     tsr_gpt_config model;
-    tsr_target target = {.world = (int)self->set.ranks,
-                         .shared = true,
-                         .gather_alias = true,
-                         .workspace = workspace,
-                         .workspace_context = self->kernels};
+    tsr_target target = {
+        .world = (int)self->set.ranks,
+        .shared = true,
+        .gather_alias = true,
+        .workspace = workspace,
+        .workspace_context = self->kernels,
+        .products = tsr_kernel_table_products(
+            self->kernels, self->set.bf16 ? TSR_BF16 : TSR_F32)};
     tsr_training training = {.micro_steps = 1,
                              .adamw = {.beta1 = 0.9,
                                        .beta2 = 0.95,
@@ -96,6 +102,7 @@ static tsr_status compile(bench *self) {
                                        .max_norm = 1}};
     int64_t tokens = self->set.ranks * self->set.batch * self->set.seq;
     TSR_TRY(tsr_gpt_preset("gpt2", &model));
+    model.dtype = self->set.bf16 ? TSR_BF16 : TSR_F32;
     TSR_TRY(tsr_graph_create(self->ops, &graph));
     tsr_status status = tsr_gpt_build(graph, &model, self->set.batch,
                                       self->set.seq, 1.0 / (double)tokens);
@@ -136,12 +143,12 @@ static void fill_parameter(const bench *self, tsr_value_id id) {
     const tsr_value *value = tsr_graph_value(self->plan->graph, id);
     const tsr_param *param =
         tsr_graph_param_at(self->plan->graph, value->param);
-    float *to = address(self, id);
     for (int64_t i = 0; i < tsr_type_count(&value->type); i++) {
         double noise = (double)rand() / RAND_MAX * 2 - 1;
-        to[i] = (float)(param->init == TSR_INIT_CONSTANT
-                            ? param->init_value
-                            : param->init_value * sqrt(3) * noise);
+        tsr_store_real(address(self, id), value->type.dtype, (size_t)i,
+                       (float)(param->init == TSR_INIT_CONSTANT
+                                   ? param->init_value
+                                   : param->init_value * sqrt(3) * noise));
     }
 }
 
@@ -205,9 +212,12 @@ static tsr_status prepare_call(bench *self, const tsr_node *node, call *at) {
            outputs = (size_t)node->outputs.count;
     TSR_TRY(tsr_graph_view(graph, node, &at->types, &at->with.view));
     at->kernel = tsr_kernel_table_find(self->kernels, at->with.view.op->name);
-    if (!at->kernel || at->kernel->prepare)
-        return tsr_error(TSR_UNSUPPORTED, "op '%s' has no plain kernel",
+    if (!at->kernel)
+        return tsr_error(TSR_NOT_FOUND, "op '%s' has no kernel",
                          at->with.view.op->name);
+    if (at->kernel->prepare)
+        TSR_TRY(at->kernel->prepare(&at->with.view, 1, &at->state));
+    at->with.state = at->state;
     TSR_TRY(tsr_alloc(inputs + outputs, sizeof *at->addresses,
                       (void **)&at->addresses));
     for (size_t i = 0; i < inputs; i++)
@@ -367,8 +377,10 @@ static void report(bench *self) {
             flops += at->nodes * at->flops;
         }
     }
-    printf("kernels  %s, one thread; weights and gradients in %s pages\n",
+    printf("kernels  %s, products in %s, one thread; weights and gradients "
+           "in %s pages\n",
            tsr_kernel_table_describe(self->kernels),
+           self->plan->target.products,
            self->set.small_pages ? "small" : "huge");
     printf("limits   %.1f GFLOP/s, %.1f GB/s (copy, read and written)\n\n",
            1e-9 * self->peak_flops, 1e-9 * self->copy_bytes);
@@ -406,6 +418,9 @@ static tsr_status run(bench *self) {
 
 static void release(bench *self) {
     for (size_t i = 0; i < self->call_count; i++) {
+        const tsr_kernel *kernel = self->calls[i].kernel;
+        if (kernel && kernel->unprepare)
+            kernel->unprepare(self->calls[i].state);
         TSR_ARRAY_FREE(&self->calls[i].types);
         tsr_free(self->calls[i].addresses);
     }
@@ -434,6 +449,10 @@ static bool parse(int argc, char **argv, settings *out_settings) {
             out_settings->small_pages = true;
             continue;
         }
+        if (strcmp(argv[i], "--bf16") == 0) {
+            out_settings->bf16 = true;
+            continue;
+        }
         while (f < 4 && strcmp(argv[i], flags[f].name) != 0)
             f++;
         if (f == 4 || ++i == argc)
@@ -450,7 +469,7 @@ int main(int argc, char **argv) {
     if (!parse(argc, argv, &self.set)) {
         fprintf(stderr,
                 "usage: bench_kernels [--batch B] [--seq T] [--ranks "
-                "W] [--walks 1-%d] [--small-pages]\n",
+                "W] [--walks 1-%d] [--bf16] [--small-pages]\n",
                 MOST_WALKS);
         return 2;
     }

@@ -143,7 +143,9 @@ typedef struct norm_state {
     float eps;
 } norm_state;
 
-static tsr_status norm_prepare(const tsr_op_view *view, void **out_state) {
+static tsr_status norm_prepare(const tsr_op_view *view, int threads,
+                               void **out_state) {
+    (void)threads;
     norm_state *state = malloc(sizeof *state);
     *out_state = state;
     if (state == NULL)

@@ -56,10 +56,15 @@ typedef enum tsr_role {
     TSR_ROLE_STATE,       /* lives across walks: moments, caches, the loss */
     TSR_ROLE_PARAMETER,   /* a whole parameter; the shard pass replaces it */
     TSR_ROLE_PARAM_SHARD, /* this rank's part of a parameter: (shard elements),
-                             flat */
+                             flat; what gathers read, in the dtype that the
+                             model computes with */
     TSR_ROLE_GATHERED,    /* the gathered copy of a parameter */
     TSR_ROLE_FULL_GRAD,   /* a whole gradient, on one rank, of one micro-step */
     TSR_ROLE_GRAD_SHARD,  /* the reduced gradient of this rank's shard */
+    TSR_ROLE_MASTER,      /* the shard as it is stored, where that is more
+                             precise than what the model computes with; the
+                             optimizer writes it and, rounded, its twin: the
+                             param_shard */
     TSR_ROLE_COUNT
 } tsr_role;
 
@@ -132,8 +137,10 @@ typedef enum tsr_init_kind {
 /* A parameter of the model. */
 typedef struct tsr_param {
     const char
-        *name; /* as in the file it is saved to: "h.0.attn.c_attn.weight" */
-    tsr_type type;
+        *name;     /* as in the file it is saved to: "h.0.attn.c_attn.weight" */
+    tsr_type type; /* as the model computes with it */
+    tsr_dtype stored; /* of the shard that is trained and saved: type.dtype,
+                         or f32 for a parameter that is used in bf16 */
     int group; /* parameters of one group are gathered and reduced by one call
                   each */
     int64_t granule; /* a shard is a multiple of so many elements */
@@ -269,7 +276,8 @@ TSR_API void tsr_graph_set_layer(tsr_graph *graph, const char *layer);
 TSR_API void tsr_graph_set_phase(tsr_graph *graph, tsr_phase phase);
 
 /* Declares a parameter (copied) and returns its whole value. Errors:
- * INVALID_ARGUMENT (name twice; a dimension < 1). */
+ * INVALID_ARGUMENT (name twice; a dimension < 1; a stored dtype that does not
+ * fit). */
 TSR_API tsr_value_id tsr_graph_param(tsr_graph *graph, const tsr_param *param);
 
 /* Declares an input, constant or state. */

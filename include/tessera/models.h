@@ -17,6 +17,8 @@ typedef struct tsr_gpt_config {
     int64_t vocab; /* tokens */
     int64_t seq;   /* positions */
     double norm_eps;
+    tsr_dtype dtype; /* of weights as used, activations and whole gradients:
+                        f32 or bf16. Parameters are stored in f32 */
 } tsr_gpt_config;
 
 /* "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", and "gpt2-tiny" for tests.
@@ -40,8 +42,8 @@ TSR_API tsr_status tsr_gpt_build(tsr_graph *graph, const tsr_gpt_config *config,
 
 /* One token of one sequence with a key/value cache of `capacity` <= config->seq
  * positions: inputs "tokens" i32 [1, 1], "position" i32 [1], states "h.N.k",
- * "h.N.v"; the state "logits" f32 [1, 1, vocab] receives the next token's
- * logits. */
+ * "h.N.v" of config->dtype; the state "logits" f32 [1, 1, vocab] receives the
+ * next token's logits. */
 TSR_API tsr_status tsr_gpt_build_decode(tsr_graph *graph,
                                         const tsr_gpt_config *config,
                                         int64_t capacity);

@@ -2,10 +2,15 @@
  *
  * Letters: B sequences, T tokens of one, N = B*T rows, C channels, I / O
  * features in / out, V vocabulary, P positions, H query heads, G key/value
- * heads (G divides H), D = head size. Everything is f32 unless said otherwise;
- * tensors are dense, last dimension fastest. `[...]` stands for any leading
- * dimensions. `?` marks an optional last input: where it is an accumulator, the
- * result is added to it. */
+ * heads (G divides H), D = head size. Tensors are dense, last dimension
+ * fastest.
+ * `[...]` stands for any leading dimensions. `?` marks an optional last input:
+ * where it is an accumulator, the result is added to it.
+ *
+ * Activations, weights and their gradients are f32 or bf16, all of one node
+ * alike. Statistics (mean, rstd, lse), losses and the update are f32. A kernel
+ * on bf16 computes in f32 or better, sums too, and rounds to nearest even once,
+ * where it writes; NaN stays NaN. */
 #ifndef TESSERA_OPS_H
 #define TESSERA_OPS_H
 
@@ -74,11 +79,13 @@ typedef enum tsr_weight_layout {
  * cross_entropy_grad  logits, targets, lse -> dlogits
  *                     {vocab, scale~}; scale * (softmax - onehot); padding and
  *                     ignored rows 0; dlogits may take logits' memory
- * adamw               param[n], grad[n], m[n], v[n], schedule[2], clip[1] -> param, m, v
+ * adamw               param[n], grad[n], m[n], v[n], schedule[2], clip[1], twin bf16[n]?
+ *                     -> param, m, v, twin?
  *                     {beta1~, beta2~, eps~, weight_decay~}; schedule = {learning
  *                     rate, step counted from 1}; g = grad * clip; the formula of
- *                     torch.optim.AdamW, bias correction in double; in place; clip
- *                     not finite: everything is left as it is
+ *                     torch.optim.AdamW, bias correction in double; twin = param
+ *                     rounded; in place; clip not finite: everything is left as it
+ *                     is
  * sum                 x_0, x_1, ... (any shapes) -> y[1]         in order, in double
  * clip_scale          square_sum[1], norm[1] -> norm[1], clip[1]
  *                     {max_norm~}; norm = sqrt; clip = min(1, max_norm / (norm +
@@ -123,6 +130,8 @@ TSR_API tsr_value_id tsr_attention_cached(tsr_graph *graph, tsr_value_id qkv,
                                           tsr_value_id position, int heads,
                                           int kv_heads);
 TSR_API tsr_value_id tsr_gelu(tsr_graph *graph, tsr_value_id x);
+TSR_API tsr_value_id tsr_cast(tsr_graph *graph, tsr_value_id x,
+                              tsr_dtype dtype);
 TSR_API tsr_value_id tsr_store(tsr_graph *graph, tsr_value_id x,
                                tsr_value_id state);
 TSR_API tsr_value_id tsr_add(tsr_graph *graph, tsr_value_id a, tsr_value_id b);
@@ -144,13 +153,14 @@ typedef struct tsr_kernel_call {
     tsr_device *device; /* for tsr_device_parallel */
 } tsr_kernel_call;
 
-/* How one op runs on one device. `run` never allocates, never waits, and
- * decides nothing from data that other ranks lack. */
+/* How one op runs on one device; `threads` are the device's. `run` never
+ * allocates, never waits, and decides nothing from data that other ranks lack.
+ */
 typedef struct tsr_kernel {
     const char *op;
-    tsr_status (*prepare)(const tsr_op_view *view,
+    tsr_status (*prepare)(const tsr_op_view *view, int threads,
                           void **out_state); /* NULL: no state */
-    void (*unprepare)(void *state);          /* NULL with prepare */
+    void (*unprepare)(void *state);          /* takes NULL; NULL with prepare */
     size_t (*workspace)(const tsr_op_view *view,
                         int threads); /* bytes; NULL: 0 */
     tsr_status (*run)(const tsr_kernel_call *call);
@@ -183,6 +193,13 @@ typedef struct tsr_workspace_query {
 TSR_API size_t tsr_kernel_workspace(const void *query, const tsr_op_view *view);
 /* What the kernels are and run on, for people: "avx512, oneDNN 2.6.3". */
 TSR_API const char *tsr_kernel_table_describe(const tsr_kernel_table *table);
+/* How matrices of this dtype (f32 or bf16) are multiplied, which bits depend
+ * on, for tsr_target: "f32: oneDNN 2.6.3", "bf16: oneDNN 2.6.3", "f32 over
+ * bf16: own products". Borrowed from the table. The first call for bf16 in a
+ * process times a product of each kind, unless TESSERA_BF16=native or f32 is in
+ * the environment. */
+TSR_API const char *tsr_kernel_table_products(const tsr_kernel_table *table,
+                                              tsr_dtype dtype);
 
 #ifdef __cplusplus
 }

@@ -28,6 +28,9 @@ typedef struct tsr_target {
     /* Bytes of workspace of a node's kernel; NULL: none needs any. */
     size_t (*workspace)(const void *context, const tsr_op_view *view);
     const void *workspace_context; /* borrowed; outlives the plan */
+    const char *products; /* how matrices are multiplied, which must be equal on
+                             all ranks like the rest of the plan; copied; NULL:
+                             not said */
 } tsr_target;
 
 typedef struct tsr_plan {

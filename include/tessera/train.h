@@ -111,7 +111,8 @@ tsr_trainer_steps(const tsr_trainer *trainer); /* updates done */
 TSR_API size_t tsr_trainer_arena_bytes(const tsr_trainer *trainer);
 
 /* The shard of a declared value ("wte.weight", "wte.weight.grad"): address and
- * elements on this rank; NULL: no such value. Valid between steps. */
+ * elements on this rank; NULL: no such value, or not f32. Valid between steps.
+ */
 TSR_API float *tsr_trainer_value(tsr_trainer *trainer, const char *name,
                                  int64_t *out_count);
 

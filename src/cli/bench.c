@@ -133,11 +133,12 @@ static int run(int argc, char **argv) {
     if (status != TSR_OK) {
         code = ranks_fail(&self.ranks, &bench_command, status);
     } else {
+        char kernels[SESSION_KERNELS_BYTES];
         if (self.ranks.first)
             printf("machine   %lld ranks x %lld threads, %s\n",
                    (long long)self.session.flags.ranks,
                    (long long)self.session.flags.threads,
-                   tsr_kernel_table_describe(self.session.kernels));
+                   session_kernels(&self.session, kernels));
         fflush(stdout);
         code = launch(&bench_command, &self.ranks, run_rank, &self);
     }

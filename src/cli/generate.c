@@ -16,7 +16,7 @@
 #include "train/corpus.h"
 
 typedef struct generate_flags {
-    const char *model, *prompt;
+    const char *model, *prompt, *dtype;
     int64_t tokens, top_k, seed, threads;
     double temperature;
 } generate_flags;
@@ -37,6 +37,8 @@ static const option_row rows[] = {
     {"top-k", OPTION_INT, AT(top_k), 0, 16777216, "K",
      "choose among the K likeliest; 0: all (default 40)"},
     {"seed", OPTION_INT, AT(seed), 0, 9e15, "S", "of the choices (default 1)"},
+    {"dtype", OPTION_TEXT, AT(dtype), 0, 0, "TYPE",
+     "to compute in: f32 (default) or bf16"},
     {"threads", OPTION_INT, AT(threads), 1, 1024, "N",
      "threads (default: all processors)"},
 };
@@ -86,6 +88,8 @@ static tsr_status compile(decoder *self, int64_t capacity) {
     TSR_TRY(tsr_op_table_create(&self->ops));
     TSR_TRY(tsr_kernel_table_create(TSR_KERNELS_CPU, &self->kernels));
     query.kernels = self->kernels;
+    target.products =
+        tsr_kernel_table_products(self->kernels, self->config.dtype);
     TSR_TRY(tsr_graph_create(self->ops, &graph));
     tsr_status status = tsr_gpt_build_decode(graph, &self->config, capacity);
     if (status != TSR_OK) {
@@ -109,6 +113,15 @@ static void *find(const decoder *self, const char *name) {
                              tsr_graph_find(self->plan->graph, name));
 }
 
+/* Where the plan keeps what its gathers read. */
+static tsr_value_id param_shard(const tsr_graph *graph, int param) {
+    tsr_value_id id = {0};
+    while (tsr_graph_value(graph, id)->role != TSR_ROLE_PARAM_SHARD ||
+           tsr_graph_value(graph, id)->param.index != param)
+        id.index++;
+    return id;
+}
+
 static tsr_status load(decoder *self) {
     const tsr_graph *graph = self->plan->graph;
     size_t count = (size_t)tsr_graph_param_count(graph);
@@ -117,11 +130,16 @@ static tsr_status load(decoder *self) {
     for (size_t p = 0; p < count; p++) {
         const tsr_param *param =
             tsr_graph_param_at(graph, (tsr_param_id){(int32_t)p});
+        tsr_value_id shard = param_shard(graph, (int)p);
+        void *memory = tsr_arena_address(self->arena, 0, shard);
+        bool rounded = tsr_graph_value(graph, shard)->type.dtype == TSR_BF16;
         tensors[p] = (tsr_checkpoint_tensor){
             .name = param->name,
             .type = param->type,
             .shard_count = (size_t)tsr_shard_count(param, 1),
-            .weights = find(self, param->name)};
+            .weights = rounded ? NULL : memory,
+            .twin = rounded ? memory : NULL};
+        tensors[p].type.dtype = param->stored;
     }
     tsr_status status =
         tsr_checkpoint_load(self->folder, tensors, count, 0, false);
@@ -182,6 +200,7 @@ static tsr_status open_decoder(decoder *self) {
                          "--model is missing: name a checkpoint's folder");
     TSR_TRY(tsr_checkpoint_find(flags->model, &self->folder));
     TSR_TRY(tsr_config_read(self->folder, &self->config));
+    TSR_TRY(options_dtype(flags->dtype, &self->config.dtype));
     if (self->config.vocab < TSR_CORPUS_VOCAB)
         return tsr_error(TSR_UNSUPPORTED,
                          "%s knows %lld tokens; bytes and the mark between "
@@ -310,7 +329,8 @@ static tsr_status generate(decoder *self) {
 }
 
 static int run(int argc, char **argv) {
-    decoder self = {.flags = {.top_k = 40, .seed = 1, .temperature = 0.8}};
+    decoder self = {
+        .flags = {.dtype = "f32", .top_k = 40, .seed = 1, .temperature = 0.8}};
     int code = options_parse(&generate_command, argc, argv, &self.flags);
     if (code >= 0)
         return code;

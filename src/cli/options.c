@@ -178,6 +178,16 @@ int options_parse(const cli_command *command, int argc, char **argv,
     return -1;
 }
 
+tsr_status options_dtype(const char *name, tsr_dtype *out_dtype) {
+    for (int dtype = 0; dtype < TSR_DTYPE_COUNT; dtype++)
+        if (strcmp(tsr_dtype_name((tsr_dtype)dtype), name) == 0) {
+            *out_dtype = (tsr_dtype)dtype;
+            return TSR_OK;
+        }
+    return tsr_error(TSR_INVALID_ARGUMENT,
+                     "--dtype '%s' is unknown; known: f32, bf16", name);
+}
+
 int options_mistake(const cli_command *command, const char *message) {
     return mistake(command, "%s", message);
 }

@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "base/array.h"
+#include "tessera/dtype.h"
 
 typedef enum option_kind {
     OPTION_INT,   /* int64_t in [low, high] */
@@ -61,6 +62,10 @@ int options_mistake(const cli_command *command, const char *message);
 void print_problem(const char *command, const char *message, const char *hint);
 
 /* Prints the problem and returns 1. */
+/* The value of --dtype. INVALID_ARGUMENT for a type that is none; the model
+ * says which ones it can be computed in. */
+tsr_status options_dtype(const char *name, tsr_dtype *out_dtype);
+
 int fail(const cli_command *command, const char *message);
 
 extern const cli_command train_command, generate_command, inspect_command,

@@ -1,5 +1,6 @@
 #include "cli/session.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/os.h"
@@ -14,6 +15,7 @@ static tsr_status choose_model(const session_flags *flags,
     model->dim = flags->dim ? flags->dim : model->dim;
     model->seq = flags->seq ? flags->seq : model->seq;
     model->vocab = flags->vocab ? flags->vocab : model->vocab;
+    TSR_TRY(options_dtype(flags->dtype, &model->dtype));
     if (model->dim % model->heads != 0)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "--dim %lld is not divisible by --heads %lld",
@@ -65,7 +67,9 @@ static tsr_target make_target(const cli_session *self,
                         .memory = flags->memory,
                         .host_memory = flags->host_memory,
                         .workspace = query ? tsr_kernel_workspace : NULL,
-                        .workspace_context = query};
+                        .workspace_context = query,
+                        .products = tsr_kernel_table_products(
+                            self->kernels, self->model.dtype)};
 }
 
 static tsr_status build(const cli_session *self, double loss_scale,
@@ -140,15 +144,16 @@ static tsr_status check_memory(const cli_session *self, size_t needed) {
 }
 
 /* What no plan of this host's ranks can do without: weight, gradient and two
- * moments, and every token's embedding, four bytes each. Spares compiling what
+ * moments, four bytes each, and every token's embedding. Spares compiling what
  * cannot run, or is too large to be counted. */
 static size_t least_bytes(const cli_session *self) {
     const session_flags *flags = &self->flags;
     double params = (double)tsr_gpt_param_count(&self->model) /
                     (double)self->ranks->world,
-           tokens = (double)flags->batch * (double)self->model.seq;
+           tokens = (double)flags->batch * (double)self->model.seq,
+           element = (double)tsr_dtype_bytes(self->model.dtype);
     double bytes = (double)self->ranks->host_ranks *
-                   (16.0 * params + 4.0 * tokens * (double)self->model.dim);
+                   (16.0 * params + element * tokens * (double)self->model.dim);
     return bytes < 1e18 ? (size_t)bytes : (size_t)1e18;
 }
 
@@ -194,6 +199,17 @@ void session_close(cli_session *self) {
     tsr_kernel_table_release(self->kernels);
     tsr_op_table_release(self->ops);
     memset(self, 0, sizeof *self);
+}
+
+char *session_kernels(const cli_session *self,
+                      char buffer[SESSION_KERNELS_BYTES]) {
+    const char *kernels = tsr_kernel_table_describe(self->kernels);
+    if (self->model.dtype == TSR_F32)
+        snprintf(buffer, SESSION_KERNELS_BYTES, "%s", kernels);
+    else
+        snprintf(buffer, SESSION_KERNELS_BYTES, "%s, products in %s", kernels,
+                 tsr_kernel_table_products(self->kernels, self->model.dtype));
+    return buffer;
 }
 
 tsr_trainer_options session_trainer(const cli_session *self) {

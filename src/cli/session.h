@@ -15,7 +15,8 @@ typedef struct session_flags {
     const char *gather; /* "alias" or "copy"; NULL: alias where possible */
     const char *comm;   /* "host" or "mpi"; NULL: host where possible */
     int64_t prefetch;
-    double wire; /* GB/s */
+    double wire;       /* GB/s */
+    const char *dtype; /* "f32" or "bf16" */
     size_t memory, host_memory;
     const char *plan; /* a file to run instead of what is compiled, or NULL */
     double weight_decay, beta1, beta2, clip;
@@ -85,6 +86,14 @@ typedef struct session_flags {
          1e6,                                                                  \
          "GB/S",                                                               \
          "pretend that ranks are linked this fast: their calls take longer"},  \
+        {"dtype",                                                              \
+         OPTION_TEXT,                                                          \
+         offsetof(type, member.dtype),                                         \
+         0,                                                                    \
+         0,                                                                    \
+         "TYPE",                                                               \
+         "f32 (default), or bf16: gathered weights, activations and whole "    \
+         "gradients in bf16, all that is kept in f32"},                        \
         {"comm",                                                               \
          OPTION_TEXT,                                                          \
          offsetof(type, member.comm),                                          \
@@ -132,7 +141,8 @@ typedef struct session_flags {
 #define SESSION_DEFAULTS                                                       \
     {                                                                          \
         .model = "gpt2", .batch = 4, .accumulate = 1, .prefetch = 1,           \
-        .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .clip = 1            \
+        .dtype = "f32", .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,      \
+        .clip = 1                                                              \
     }
 
 typedef struct cli_session {
@@ -155,6 +165,13 @@ void session_close(cli_session *session);
  * the caller's to release. */
 tsr_status session_compile_until(const cli_session *session, tsr_stage stage,
                                  tsr_plan **out_plan);
+
+/* What the kernels are and how they multiply, for people: "avx512, oneDNN
+ * 2.6.3", "avx512, oneDNN 2.6.3, products in bf16: oneDNN 2.6.3". Returns
+ * buffer. */
+#define SESSION_KERNELS_BYTES 192
+char *session_kernels(const cli_session *session,
+                      char buffer[SESSION_KERNELS_BYTES]);
 
 /* The trainer's options; samples, rates and seed are the caller's to add. */
 tsr_trainer_options session_trainer(const cli_session *session);

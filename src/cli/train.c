@@ -459,6 +459,7 @@ static void close_job(train_job *self, bool failed) {
 static void describe(const train_job *self) {
     const cli_session *session = &self->session;
     char weights[TSR_BYTES_TEXT], rank[TSR_BYTES_TEXT], host[TSR_BYTES_TEXT];
+    char kernels[SESSION_KERNELS_BYTES];
     printf("model    %lld layers, %lld heads, dim %lld, seq %lld, vocab %lld: "
            "%.1f M parameters\n",
            (long long)session->model.layers, (long long)session->model.heads,
@@ -475,7 +476,7 @@ static void describe(const train_job *self) {
            "weights; %d nodes\n",
            (long long)session->flags.ranks, (long long)session->flags.threads,
            session->over_mpi ? " over MPI" : "",
-           tsr_kernel_table_describe(session->kernels),
+           session_kernels(session, kernels),
            tsr_format_bytes(tsr_plan_rank_bytes(session->plan), rank),
            tsr_format_bytes(shard_bytes, weights),
            session->over_mpi ? "sharded" : "shared",

@@ -138,6 +138,17 @@ static tsr_status check_type(const char *name, const tsr_type *type) {
     return TSR_OK;
 }
 
+tsr_status tsr_check_stored(const tsr_param *param) {
+    if (param->stored == param->type.dtype ||
+        (param->stored == TSR_F32 && param->type.dtype == TSR_BF16))
+        return TSR_OK;
+    return tsr_error(TSR_INVALID_ARGUMENT,
+                     "parameter '%s' is used in %s and stored in %s; it must "
+                     "be stored alike, or in f32 when it is used in bf16",
+                     param->name, tsr_dtype_name(param->type.dtype),
+                     tsr_dtype_name(param->stored));
+}
+
 static tsr_status check_new_name(const tsr_graph *graph, const char *name) {
     if (!name || !name[0] || strpbrk(name, "\"\n\\"))
         return tsr_error(TSR_INVALID_ARGUMENT,
@@ -155,6 +166,8 @@ tsr_value_id tsr_graph_param(tsr_graph *graph, const tsr_param *param) {
     tsr_status status = check_new_name(graph, param->name);
     if (status == TSR_OK)
         status = check_type(param->name, &param->type);
+    if (status == TSR_OK)
+        status = tsr_check_stored(param);
     if (status == TSR_OK && param->group < 0)
         status = tsr_error(TSR_INVALID_ARGUMENT,
                            "parameter '%s': group %d is negative", param->name,

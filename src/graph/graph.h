@@ -40,6 +40,14 @@ tsr_status tsr_graph_fail(tsr_graph *graph, tsr_status status);
  * (which sticks). */
 const char *tsr_graph_intern(tsr_graph *graph, const char *text, size_t length);
 
+/* INVALID_ARGUMENT when a parameter cannot be stored as it says. */
+tsr_status tsr_check_stored(const tsr_param *param);
+
+/* Whether the shard that is stored is a master apart from what is gathered. */
+static inline bool tsr_has_master(const tsr_param *param) {
+    return param->stored != param->type.dtype;
+}
+
 /* Adds a value as it is (its name is interned). */
 tsr_value_id tsr_graph_add_value(tsr_graph *graph, const tsr_value *value);
 

@@ -13,9 +13,9 @@ static tsr_status head_size(const tsr_op_view *view, int64_t *out_heads,
         heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0,
         "%lld heads must be a positive multiple of %lld key/value heads",
         (long long)heads, (long long)kv_heads);
-    TSR_REQUIRE(qkv->dims == 3 && tsr_is_float(qkv) &&
+    TSR_REQUIRE(qkv->dims == 3 && tsr_is_real(qkv) &&
                     qkv->shape[2] % (heads + 2 * kv_heads) == 0,
-                "qkv must be f32 [B, T, (%lld + 2 * %lld) * D]",
+                "qkv must be f32 or bf16 [B, T, (%lld + 2 * %lld) * D]",
                 (long long)heads, (long long)kv_heads);
     *out_heads = heads;
     *out_kv_heads = kv_heads;
@@ -84,12 +84,13 @@ static tsr_status cached_infer(const tsr_op_view *view, tsr_type *outputs,
     TSR_TRY(head_size(view, &heads, &kv_heads, &size));
     TSR_REQUIRE(qkv->shape[1] == 1,
                 "the cached form takes one token at a time");
-    TSR_REQUIRE(cache->dims == 4 && tsr_is_float(cache) &&
+    TSR_REQUIRE(cache->dims == 4 && cache->dtype == qkv->dtype &&
                     cache->shape[0] == qkv->shape[0] &&
                     cache->shape[1] == kv_heads && cache->shape[3] == size &&
                     tsr_type_equal(cache, &view->inputs[2]),
-                "the caches must be f32 [%lld, %lld, P, %lld]",
-                (long long)qkv->shape[0], (long long)kv_heads, (long long)size);
+                "the caches must be %s [%lld, %lld, P, %lld]",
+                tsr_dtype_name(qkv->dtype), (long long)qkv->shape[0],
+                (long long)kv_heads, (long long)size);
     TSR_REQUIRE(view->inputs[3].dtype == TSR_I32 &&
                     tsr_is_vector(&view->inputs[3], 1),
                 "position must be i32 [1]");

@@ -10,10 +10,18 @@ static tsr_status weight_dims(const tsr_op_view *view, const tsr_type *weight,
     int64_t layout = tsr_view_int(view, "weight_layout", TSR_WEIGHT_IN_OUT);
     TSR_REQUIRE(layout == TSR_WEIGHT_IN_OUT || layout == TSR_WEIGHT_OUT_IN,
                 "weight_layout is %lld, must be 0 or 1", (long long)layout);
-    TSR_REQUIRE(weight->dims == 2 && tsr_is_float(weight),
-                "the weight must be f32 with 2 dimensions");
+    TSR_REQUIRE(weight->dims == 2 && tsr_is_real(weight),
+                "the weight must be f32 or bf16 with 2 dimensions");
     *in = weight->shape[layout == TSR_WEIGHT_IN_OUT ? 0 : 1];
     *out = weight->shape[layout == TSR_WEIGHT_IN_OUT ? 1 : 0];
+    return TSR_OK;
+}
+
+/* Input 0 has the weight's dtype. */
+static tsr_status like_weight(const tsr_op_view *view, const char *name) {
+    tsr_dtype dtype = view->inputs[0].dtype, weight = view->inputs[1].dtype;
+    TSR_REQUIRE(dtype == weight, "%s is %s, the weight %s: they must be alike",
+                name, tsr_dtype_name(dtype), tsr_dtype_name(weight));
     return TSR_OK;
 }
 
@@ -22,13 +30,14 @@ static tsr_status linear_infer(const tsr_op_view *view, tsr_type *outputs,
     const tsr_type *x = &view->inputs[0];
     int64_t in = 0, out = 0;
     TSR_TRY(weight_dims(view, &view->inputs[1], &in, &out));
-    TSR_REQUIRE(x->dims >= 1 && tsr_is_float(x) && tsr_last_dim(x) == in,
+    TSR_TRY(like_weight(view, "x"));
+    TSR_REQUIRE(x->dims >= 1 && tsr_last_dim(x) == in,
                 "x has %lld features, the weight takes %lld",
                 (long long)tsr_last_dim(x), (long long)in);
-    TSR_REQUIRE(view->input_count < 3 ||
-                    (tsr_is_vector(&view->inputs[2], out) &&
-                     tsr_is_float(&view->inputs[2])),
-                "the bias must be f32 [%lld]", (long long)out);
+    TSR_REQUIRE(
+        view->input_count < 3 || (tsr_is_vector(&view->inputs[2], out) &&
+                                  view->inputs[2].dtype == x->dtype),
+        "the bias must be %s [%lld]", tsr_dtype_name(x->dtype), (long long)out);
     outputs[0] = *x;
     outputs[0].shape[x->dims - 1] = out;
     *out_count = 1;
@@ -64,7 +73,8 @@ static tsr_status linear_grad_input_infer(const tsr_op_view *view,
     const tsr_type *dy = &view->inputs[0];
     int64_t in = 0, out = 0;
     TSR_TRY(weight_dims(view, &view->inputs[1], &in, &out));
-    TSR_REQUIRE(dy->dims >= 1 && tsr_is_float(dy) && tsr_last_dim(dy) == out,
+    TSR_TRY(like_weight(view, "dy"));
+    TSR_REQUIRE(dy->dims >= 1 && tsr_last_dim(dy) == out,
                 "dy has %lld features, the weight gives %lld",
                 (long long)tsr_last_dim(dy), (long long)out);
     outputs[0] = *dy;
@@ -88,14 +98,14 @@ static tsr_status linear_grad_weight_infer(const tsr_op_view *view,
                                            size_t *out_count) {
     const tsr_type *x = &view->inputs[0], *dy = &view->inputs[1];
     int64_t layout = tsr_view_int(view, "weight_layout", TSR_WEIGHT_IN_OUT);
-    TSR_REQUIRE(tsr_is_float(x) && tsr_is_float(dy) && x->dims >= 1 &&
+    TSR_REQUIRE(tsr_is_real(x) && dy->dtype == x->dtype && x->dims >= 1 &&
                     dy->dims >= 1 && tsr_row_count(x) == tsr_row_count(dy),
-                "x and dy must be f32 with as many rows");
+                "x and dy must be f32, or both bf16, with as many rows");
     int64_t in = tsr_last_dim(x), out = tsr_last_dim(dy);
-    outputs[0] = (tsr_type){.dtype = TSR_F32, .dims = 2, .shape = {in, out}};
+    outputs[0] = (tsr_type){.dtype = x->dtype, .dims = 2, .shape = {in, out}};
     if (layout == TSR_WEIGHT_OUT_IN)
         outputs[0] =
-            (tsr_type){.dtype = TSR_F32, .dims = 2, .shape = {out, in}};
+            (tsr_type){.dtype = x->dtype, .dims = 2, .shape = {out, in}};
     TSR_REQUIRE(view->input_count < 3 ||
                     tsr_type_equal(&view->inputs[2], &outputs[0]),
                 "the accumulator is not like the weight");
@@ -111,8 +121,8 @@ static void linear_grad_weight_cost(const tsr_op_view *view, tsr_cost *cost) {
 static tsr_status bias_grad_infer(const tsr_op_view *view, tsr_type *outputs,
                                   size_t *out_count) {
     const tsr_type *dy = &view->inputs[0];
-    TSR_REQUIRE(dy->dims >= 1 && tsr_is_float(dy), "dy must be f32");
-    outputs[0] = tsr_vector(TSR_F32, tsr_last_dim(dy));
+    TSR_REQUIRE(dy->dims >= 1 && tsr_is_real(dy), "dy must be f32 or bf16");
+    outputs[0] = tsr_vector(dy->dtype, tsr_last_dim(dy));
     TSR_REQUIRE(view->input_count < 2 ||
                     tsr_type_equal(&view->inputs[1], &outputs[0]),
                 "the accumulator is not like the bias");
@@ -125,12 +135,12 @@ static tsr_status bias_grad_infer(const tsr_op_view *view, tsr_type *outputs,
 static tsr_status norm_infer(const tsr_op_view *view, tsr_type *outputs,
                              size_t *out_count) {
     const tsr_type *x = &view->inputs[0];
-    TSR_REQUIRE(x->dims >= 1 && tsr_is_float(x), "x must be f32");
+    TSR_REQUIRE(x->dims >= 1 && tsr_is_real(x), "x must be f32 or bf16");
     for (int i = 1; i < 3; i++)
         TSR_REQUIRE(tsr_is_vector(&view->inputs[i], tsr_last_dim(x)) &&
-                        tsr_is_float(&view->inputs[i]),
-                    "weight and bias must be f32 [%lld]",
-                    (long long)tsr_last_dim(x));
+                        view->inputs[i].dtype == x->dtype,
+                    "weight and bias must be %s [%lld]",
+                    tsr_dtype_name(x->dtype), (long long)tsr_last_dim(x));
     outputs[0] = *x;
     outputs[1] = outputs[2] = tsr_rows_of(x, TSR_F32);
     *out_count = 3;
@@ -156,15 +166,16 @@ static tsr_status norm_grad_infer(const tsr_op_view *view, tsr_type *outputs,
     const tsr_type *x = &view->inputs[0];
     tsr_type rows = tsr_rows_of(x, TSR_F32);
     TSR_REQUIRE(
-        x->dims >= 1 && tsr_is_float(x) &&
+        x->dims >= 1 && tsr_is_real(x) &&
             tsr_is_vector(&view->inputs[1], tsr_last_dim(x)) &&
+            view->inputs[1].dtype == x->dtype &&
             tsr_type_equal(&view->inputs[2], &rows) &&
             tsr_type_equal(&view->inputs[3], &rows) &&
             tsr_type_equal(&view->inputs[4], x) &&
             (view->input_count < 6 || tsr_type_equal(&view->inputs[5], x)),
         "weight, mean, rstd, dy or the accumulator do not fit x");
     outputs[0] = *x;
-    outputs[1] = outputs[2] = tsr_vector(TSR_F32, tsr_last_dim(x));
+    outputs[1] = outputs[2] = view->inputs[1];
     *out_count = 3;
     return TSR_OK;
 }
@@ -177,7 +188,7 @@ static int norm_grad_alias(const tsr_op_view *view, int output) {
 
 static tsr_status unary_infer(const tsr_op_view *view, tsr_type *outputs,
                               size_t *out_count) {
-    TSR_REQUIRE(tsr_is_float(&view->inputs[0]), "x must be f32");
+    TSR_REQUIRE(tsr_is_real(&view->inputs[0]), "x must be f32 or bf16");
     outputs[0] = view->inputs[0];
     *out_count = 1;
     return TSR_OK;
@@ -185,9 +196,9 @@ static tsr_status unary_infer(const tsr_op_view *view, tsr_type *outputs,
 
 static tsr_status binary_infer(const tsr_op_view *view, tsr_type *outputs,
                                size_t *out_count) {
-    TSR_REQUIRE(tsr_is_float(&view->inputs[0]) &&
+    TSR_REQUIRE(tsr_is_real(&view->inputs[0]) &&
                     tsr_type_equal(&view->inputs[0], &view->inputs[1]),
-                "both inputs must be f32 of one shape");
+                "both inputs must be f32, or both bf16, of one shape");
     outputs[0] = view->inputs[0];
     *out_count = 1;
     return TSR_OK;
@@ -224,7 +235,7 @@ static tsr_status store_infer(const tsr_op_view *view, tsr_type *outputs,
     return TSR_OK;
 }
 
-static bool is_real(tsr_dtype dtype) {
+static bool can_cast(tsr_dtype dtype) {
     return dtype == TSR_F32 || dtype == TSR_BF16 || dtype == TSR_F16;
 }
 
@@ -232,7 +243,8 @@ static tsr_status cast_infer(const tsr_op_view *view, tsr_type *outputs,
                              size_t *out_count) {
     int64_t dtype = tsr_view_int(view, "dtype", -1);
     TSR_REQUIRE(dtype >= 0 && dtype < TSR_DTYPE_COUNT &&
-                    is_real((tsr_dtype)dtype) && is_real(view->inputs[0].dtype),
+                    can_cast((tsr_dtype)dtype) &&
+                    can_cast(view->inputs[0].dtype),
                 "x and the attribute dtype must be f32, bf16 or f16");
     outputs[0] = view->inputs[0];
     outputs[0].dtype = (tsr_dtype)dtype;
@@ -362,6 +374,11 @@ tsr_value_id tsr_layer_norm(tsr_graph *graph, tsr_value_id x,
 
 tsr_value_id tsr_gelu(tsr_graph *graph, tsr_value_id x) {
     return tsr_graph_node(graph, "gelu", &x, 1, NULL, 0, NULL);
+}
+
+tsr_value_id tsr_cast(tsr_graph *graph, tsr_value_id x, tsr_dtype dtype) {
+    return tsr_graph_node(graph, "cast", &x, 1, &TSR_ATTR_INT("dtype", dtype),
+                          1, NULL);
 }
 
 tsr_value_id tsr_store(tsr_graph *graph, tsr_value_id x, tsr_value_id state) {

@@ -15,13 +15,21 @@ static tsr_status adamw_infer(const tsr_op_view *view, tsr_type *outputs,
                 "clip must be f32 [1]");
     outputs[0] = outputs[1] = outputs[2] = view->inputs[0];
     *out_count = 3;
+    if (view->input_count < 7)
+        return TSR_OK;
+    outputs[3] = view->inputs[0];
+    outputs[3].dtype = TSR_BF16;
+    TSR_REQUIRE(tsr_type_equal(&view->inputs[6], &outputs[3]),
+                "the twin must be bf16 of param's shape");
+    *out_count = 4;
     return TSR_OK;
 }
 
-/* param, m, v are inputs 0, 2, 3. */
+/* param, m, v and twin are inputs 0, 2, 3, 6. */
 static int adamw_alias(const tsr_op_view *view, int output) {
+    static const int inputs[] = {0, 2, 3, 6};
     (void)view;
-    return output == 0 ? 0 : output + 1;
+    return output < 4 ? inputs[output] : -1;
 }
 
 /* About 20 operations an element. */
@@ -59,11 +67,11 @@ static int clip_alias(const tsr_op_view *view, int output) {
 
 static const tsr_op rows[] = {
     {.name = "adamw",
-     .signature =
-         "param[n], grad[n], m[n], v[n], schedule[2], clip[1] -> param, m, v",
+     .signature = "param[n], grad[n], m[n], v[n], schedule[2], clip[1], "
+                  "twin bf16[n]? -> param, m, v, twin?",
      .min_inputs = 6,
-     .max_inputs = 6,
-     .outputs = 3,
+     .max_inputs = 7,
+     .outputs = -1,
      .attrs = "beta1~ beta2~ eps~ weight_decay~",
      .infer = adamw_infer,
      .cost = adamw_cost,

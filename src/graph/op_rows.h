@@ -40,6 +40,11 @@ static inline int64_t tsr_row_count(const tsr_type *type) {
 static inline bool tsr_is_float(const tsr_type *type) {
     return type->dtype == TSR_F32;
 }
+/* What activations, weights and their gradients may be: all of one node are
+ * alike. Statistics, losses and what the optimizer keeps are f32. */
+static inline bool tsr_is_real(const tsr_type *type) {
+    return type->dtype == TSR_F32 || type->dtype == TSR_BF16;
+}
 static inline bool tsr_is_vector(const tsr_type *type, int64_t count) {
     return type->dims == 1 && type->shape[0] == count;
 }

@@ -14,10 +14,10 @@ static tsr_status embedding_infer(const tsr_op_view *view, tsr_type *outputs,
     const tsr_type *tokens = &view->inputs[0], *weight = &view->inputs[1];
     TSR_REQUIRE(is_tokens(tokens) && tokens->dims < TSR_MAX_DIMS,
                 "tokens must be i32");
-    TSR_REQUIRE(weight->dims == 2 && tsr_is_float(weight),
-                "the weight must be f32 [V, C]");
+    TSR_REQUIRE(weight->dims == 2 && tsr_is_real(weight),
+                "the weight must be f32 or bf16 [V, C]");
     outputs[0] = *tokens;
-    outputs[0].dtype = TSR_F32;
+    outputs[0].dtype = weight->dtype;
     outputs[0].shape[outputs[0].dims++] = weight->shape[1];
     *out_count = 1;
     return TSR_OK;
@@ -40,9 +40,10 @@ static tsr_status rows_grad(const tsr_op_view *view, const tsr_type *dy,
     int64_t row_count = tsr_view_int(view, "rows", 0);
     TSR_REQUIRE(row_count >= 1,
                 "the attribute rows is missing or not positive");
-    TSR_REQUIRE(dy->dims >= 2 && tsr_is_float(dy), "dy must be f32 [..., C]");
+    TSR_REQUIRE(dy->dims >= 2 && tsr_is_real(dy),
+                "dy must be f32 or bf16 [..., C]");
     outputs[0] = (tsr_type){
-        .dtype = TSR_F32, .dims = 2, .shape = {row_count, tsr_last_dim(dy)}};
+        .dtype = dy->dtype, .dims = 2, .shape = {row_count, tsr_last_dim(dy)}};
     TSR_REQUIRE(view->input_count <= accumulator ||
                     tsr_type_equal(&view->inputs[accumulator], &outputs[0]),
                 "the accumulator is not like the weight");
@@ -72,10 +73,12 @@ static int alias_accumulator_1(const tsr_op_view *view, int output) {
 static tsr_status position_infer(const tsr_op_view *view, tsr_type *outputs,
                                  size_t *out_count) {
     const tsr_type *x = &view->inputs[0], *weight = &view->inputs[1];
-    TSR_REQUIRE(x->dims == 3 && tsr_is_float(x), "x must be f32 [B, T, C]");
-    TSR_REQUIRE(weight->dims == 2 && tsr_is_float(weight) &&
+    TSR_REQUIRE(x->dims == 3 && tsr_is_real(x),
+                "x must be f32 or bf16 [B, T, C]");
+    TSR_REQUIRE(weight->dims == 2 && weight->dtype == x->dtype &&
                     weight->shape[1] == x->shape[2],
-                "the weight must be f32 [P, %lld]", (long long)x->shape[2]);
+                "the weight must be %s [P, %lld]", tsr_dtype_name(x->dtype),
+                (long long)x->shape[2]);
     TSR_REQUIRE(weight->shape[0] >= x->shape[1],
                 "%lld tokens do not fit %lld positions", (long long)x->shape[1],
                 (long long)weight->shape[0]);
@@ -106,7 +109,7 @@ static tsr_status position_grad_infer(const tsr_op_view *view,
     const tsr_type *dy = &view->inputs[0];
     TSR_TRY(rows_grad(view, dy, 1, outputs));
     TSR_REQUIRE(dy->dims == 3 && dy->shape[1] <= outputs[0].shape[0],
-                "dy must be f32 [B, T, C] with T <= rows");
+                "dy must be [B, T, C] with T <= rows");
     *out_count = 1;
     return TSR_OK;
 }
@@ -116,8 +119,8 @@ static tsr_status position_grad_infer(const tsr_op_view *view,
 static tsr_status check_logits(const tsr_op_view *view) {
     const tsr_type *logits = &view->inputs[0], *targets = &view->inputs[1];
     int64_t vocab = tsr_view_int(view, "vocab", 0);
-    TSR_REQUIRE(logits->dims >= 2 && tsr_is_float(logits),
-                "logits must be f32 [..., V]");
+    TSR_REQUIRE(logits->dims >= 2 && tsr_is_real(logits),
+                "logits must be f32 or bf16 [..., V]");
     TSR_REQUIRE(is_tokens(targets) &&
                     tsr_type_count(targets) == tsr_row_count(logits),
                 "targets must be i32, one a row");

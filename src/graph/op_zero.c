@@ -48,10 +48,10 @@ static tsr_status reduce_infer(const tsr_op_view *view, tsr_type *outputs,
         "needs as many gradient shards as full gradients, and square_sum");
     const tsr_type *square_sum = &view->inputs[2 * count];
     for (size_t i = 0; i < count; i++) {
-        TSR_REQUIRE(tsr_is_float(&view->inputs[i]) &&
+        TSR_REQUIRE(tsr_is_real(&view->inputs[i]) &&
                         tsr_is_float(&view->inputs[count + i]) &&
                         view->inputs[count + i].dims == 1,
-                    "gradient %zu and its flat shard must be f32", i);
+                    "gradient %zu must be f32 or bf16, its flat shard f32", i);
         outputs[i] = view->inputs[count + i];
     }
     TSR_REQUIRE(tsr_is_float(square_sum) &&

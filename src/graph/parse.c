@@ -394,6 +394,17 @@ static tsr_status parse_target(parser *self) {
     return tsr_lexer_error(self->lexer, start, "%s", tsr_last_error());
 }
 
+static tsr_status parse_products(parser *self) {
+    tsr_lexer_peek(self->lexer);
+    size_t at = self->lexer->at;
+    TSR_TRY(take_string(self, &self->plan->target.products));
+    return self->plan->target.products[0]
+               ? TSR_OK
+               : tsr_lexer_error(self->lexer, at,
+                                 "found an empty name, expected how matrices "
+                                 "are multiplied");
+}
+
 static tsr_status parse_bytes(parser *self) {
     for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_COUNT; s++) {
         const char *name = tsr_space_name((tsr_space)s);
@@ -434,12 +445,29 @@ static tsr_status take_param_name(parser *self, const char **out_name) {
     return TSR_OK;
 }
 
+/* stored=dtype? */
+static tsr_status take_stored(parser *self, tsr_param *param) {
+    int stored = (int)param->type.dtype;
+    tsr_word word;
+    tsr_lexer_peek_word(self->lexer, &word);
+    if (tsr_word_is(&word, "stored")) {
+        self->lexer->at += word.length;
+        TSR_TRY(tsr_lexer_expect(self->lexer, '=', "'='"));
+        TSR_TRY(tsr_lexer_name(self->lexer, &dtypes, &stored));
+    }
+    param->stored = (tsr_dtype)stored;
+    return tsr_check_stored(param) == TSR_OK
+               ? TSR_OK
+               : tsr_lexer_error(self->lexer, word.at, "%s", tsr_last_error());
+}
+
 static tsr_status parse_param(parser *self) {
     tsr_param param = {0};
     size_t group, granule;
     tsr_word word;
     TSR_TRY(take_param_name(self, &param.name));
     TSR_TRY(take_type(self, &param.type));
+    TSR_TRY(take_stored(self, &param));
     TSR_TRY(tsr_lexer_setting(self->lexer, "group", 0, INT32_MAX, &group));
     TSR_TRY(tsr_lexer_setting(self->lexer, "granule", 1, (size_t)MOST_GRANULE,
                               &granule));
@@ -484,9 +512,10 @@ static const struct {
     bool once;
     tsr_status (*parse)(parser *self);
 } statements[] = {
-    {"target", true, parse_target}, {"bytes", true, parse_bytes},
-    {"param", false, parse_param},  {"value", false, parse_value},
-    {"loss", true, parse_loss},     {"section", false, parse_section},
+    {"target", true, parse_target},    {"products", true, parse_products},
+    {"bytes", true, parse_bytes},      {"param", false, parse_param},
+    {"value", false, parse_value},     {"loss", true, parse_loss},
+    {"section", false, parse_section},
 };
 #define STATEMENTS ((int)(sizeof statements / sizeof *statements))
 
@@ -505,8 +534,8 @@ static tsr_status parse_statement(parser *self) {
     if (row < self->stage || (row == self->stage && statements[row].once))
         return tsr_lexer_error(
             self->lexer, word.at,
-            "found '%s' too late or twice, expected the order target, bytes, "
-            "param, value, loss, sections",
+            "found '%s' too late or twice, expected the order target, "
+            "products, bytes, param, value, loss, sections",
             statements[row].keyword);
     self->stage = row;
     self->lexer->at += word.length;

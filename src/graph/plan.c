@@ -14,6 +14,7 @@ static const char *const role_names[TSR_ROLE_COUNT] = {
     [TSR_ROLE_GATHERED] = "gathered",
     [TSR_ROLE_FULL_GRAD] = "full_grad",
     [TSR_ROLE_GRAD_SHARD] = "grad_shard",
+    [TSR_ROLE_MASTER] = "master",
 };
 static const char *const space_names[TSR_SPACE_COUNT] = {
     [TSR_SPACE_NONE] = "none",
@@ -61,6 +62,11 @@ static tsr_status check_target(const tsr_target *target) {
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "alignment %zu is not a power of two in [%d, 2^21]",
                          alignment, DEFAULT_ALIGNMENT);
+    if (target->products &&
+        (!target->products[0] || strpbrk(target->products, "\"\n\\")))
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "products must be said without quotes, backslashes "
+                         "and line ends");
     if (target->gather_alias && !target->shared)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "gather_alias needs shared memory");
@@ -84,6 +90,15 @@ tsr_status tsr_plan_create(tsr_graph *graph, const tsr_target *target,
         plan->target.alignment = DEFAULT_ALIGNMENT;
     if (plan->target.prefetch == 0)
         plan->target.prefetch = DEFAULT_PREFETCH;
+    if (target->products) {
+        plan->target.products =
+            tsr_graph_intern(graph, target->products, strlen(target->products));
+        if (!plan->target.products) {
+            status = tsr_graph_status(graph);
+            tsr_plan_release(plan);
+            return status;
+        }
+    }
     *out_plan = plan;
     return TSR_OK;
 }

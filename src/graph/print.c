@@ -43,6 +43,8 @@ static void print_real(tsr_text *text, double value) {
 static void print_param(tsr_text *text, const tsr_param *param) {
     tsr_text_append(text, "param \"%s\"", param->name);
     print_type(text, &param->type);
+    if (tsr_has_master(param))
+        tsr_text_append(text, " stored=%s", tsr_dtype_name(param->stored));
     tsr_text_append(text, " group=%d granule=%" PRId64 " %s(", param->group,
                     param->granule,
                     param->init == TSR_INIT_NORMAL ? "normal" : "constant");
@@ -104,6 +106,8 @@ tsr_status tsr_plan_print(const tsr_plan *plan, char **out_text) {
                     "memory=%zu host_memory=%zu\n",
                     target->world, target->shared, target->gather_alias,
                     target->alignment, target->memory, target->host_memory);
+    if (target->products)
+        tsr_text_append(&text, "products \"%s\"\n", target->products);
     tsr_text_append(&text, "bytes");
     for (int s = TSR_SPACE_WEIGHTS; s < TSR_SPACE_COUNT; s++)
         tsr_text_append(&text, " %s=%zu", tsr_space_name((tsr_space)s),

@@ -178,6 +178,25 @@ static tsr_status check_node(const tsr_plan *plan, tsr_node_id id) {
     return TSR_OK;
 }
 
+/* What is gathered is what the model computes with, the rest what is stored. A
+ * parameter that is stored as it is used has no master. */
+static tsr_status check_shard_dtype(const tsr_plan *plan, tsr_value_id id,
+                                    const tsr_param *param) {
+    const tsr_value *value = tsr_graph_value(plan->graph, id);
+    tsr_dtype dtype =
+        value->role == TSR_ROLE_PARAM_SHARD ? param->type.dtype : param->stored;
+    if (value->role == TSR_ROLE_MASTER && !tsr_has_master(param))
+        return tsr_violation(plan, "wrong role", value->producer, id,
+                             "its parameter is stored as it is used, in %s, "
+                             "and has no master",
+                             tsr_dtype_name(dtype));
+    if (value->type.dtype != dtype)
+        return tsr_violation(plan, "type mismatch", value->producer, id,
+                             "a %s of its parameter is %s",
+                             tsr_role_name(value->role), tsr_dtype_name(dtype));
+    return TSR_OK;
+}
+
 /* Roles that belong to a parameter name one, and shards have its size. */
 static tsr_status check_value(const tsr_plan *plan, tsr_value_id id) {
     const tsr_graph *graph = plan->graph;
@@ -189,15 +208,15 @@ static tsr_status check_value(const tsr_plan *plan, tsr_value_id id) {
                              tsr_role_name(value->role));
     TSR_TRY(tsr_verify_host_role(plan, id));
     if (value->role != TSR_ROLE_PARAM_SHARD &&
-        value->role != TSR_ROLE_GRAD_SHARD)
+        value->role != TSR_ROLE_GRAD_SHARD && value->role != TSR_ROLE_MASTER)
         return TSR_OK;
-    int64_t count = tsr_shard_count(&graph->params.data[value->param.index],
-                                    plan->target.world);
+    const tsr_param *param = &graph->params.data[value->param.index];
+    int64_t count = tsr_shard_count(param, plan->target.world);
     if (value->type.dims != 1 || value->type.shape[0] != count)
         return tsr_violation(plan, "type mismatch", value->producer, id,
                              "a shard of its parameter has %lld elements",
                              (long long)count);
-    return TSR_OK;
+    return check_shard_dtype(plan, id, param);
 }
 
 static tsr_status check_section_order(const tsr_plan *plan, tsr_node_id id) {

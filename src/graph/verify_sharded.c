@@ -50,7 +50,7 @@ static tsr_status check_gather(const checker *self, tsr_node_id id,
             from->param.index != to->param.index)
             return tsr_violation(
                 self->plan, "gather mismatch", id, copy,
-                "a gather turns the shard of a parameter into its copy");
+                "a gather turns the param_shard of a parameter into its copy");
         if (!tsr_type_equal(&to->type,
                             &graph->params.data[to->param.index].type))
             return tsr_violation(self->plan, "type mismatch", id, copy,

@@ -78,6 +78,27 @@ static tsr_status check_fences(const checker *self, tsr_node_id id,
     return TSR_OK;
 }
 
+/* A master and its twin are written by one node, or they would drift apart. */
+static tsr_status check_twin(const checker *self, tsr_node_id id,
+                             tsr_value_id output) {
+    const tsr_graph *graph = self->graph;
+    const tsr_node *node = tsr_graph_node_at(graph, id);
+    const tsr_value *value = tsr_graph_value(graph, output);
+    tsr_role other =
+        value->role == TSR_ROLE_MASTER ? TSR_ROLE_PARAM_SHARD : TSR_ROLE_MASTER;
+    if (!tsr_has_master(&graph->params.data[value->param.index]))
+        return TSR_OK;
+    for (int32_t i = 0; i < node->outputs.count; i++) {
+        const tsr_value *twin =
+            tsr_graph_value(graph, tsr_graph_outputs(graph, node)[i]);
+        if (twin->role == other && twin->param.index == value->param.index)
+            return TSR_OK;
+    }
+    return tsr_violation(self->plan, "twin not written", id, output,
+                         "the node must write the parameter's %s too",
+                         tsr_role_name(other));
+}
+
 static tsr_status check_shard_write(checker *self, tsr_node_id id) {
     const tsr_graph *graph = self->graph;
     const tsr_node *node = tsr_graph_node_at(graph, id);
@@ -89,13 +110,17 @@ static tsr_status check_shard_write(checker *self, tsr_node_id id) {
                      input = tsr_graph_must_alias(graph, node, i);
         const tsr_value *value = tsr_graph_value(graph, output);
         /* A copy of its own changes no weights. */
-        if (value->role != TSR_ROLE_PARAM_SHARD ||
+        if ((value->role != TSR_ROLE_PARAM_SHARD &&
+             value->role != TSR_ROLE_MASTER) ||
             (moves && !tsr_has_value(input)))
             continue;
         if (node->section != TSR_UPDATE)
             return tsr_violation(self->plan, "shard written in a micro-step",
                                  id, output, "only the update writes weights");
         if (moves) /* brings home what another node has written */
+            continue;
+        TSR_TRY(check_twin(self, id, output));
+        if (value->role == TSR_ROLE_MASTER)
             continue;
         if (++self->updated[value->param.index] > 1)
             return tsr_violation(self->plan, "shard updated twice", id, output,

@@ -10,11 +10,11 @@ static const struct {
     const char *name;
     tsr_gpt_config config;
 } presets[] = {
-    {"gpt2", {12, 12, 768, 50257, 1024, 1e-5}},
-    {"gpt2-medium", {24, 16, 1024, 50257, 1024, 1e-5}},
-    {"gpt2-large", {36, 20, 1280, 50257, 1024, 1e-5}},
-    {"gpt2-xl", {48, 25, 1600, 50257, 1024, 1e-5}},
-    {"gpt2-tiny", {2, 2, 64, 257, 64, 1e-5}},
+    {"gpt2", {12, 12, 768, 50257, 1024, 1e-5, TSR_F32}},
+    {"gpt2-medium", {24, 16, 1024, 50257, 1024, 1e-5, TSR_F32}},
+    {"gpt2-large", {36, 20, 1280, 50257, 1024, 1e-5, TSR_F32}},
+    {"gpt2-xl", {48, 25, 1600, 50257, 1024, 1e-5, TSR_F32}},
+    {"gpt2-tiny", {2, 2, 64, 257, 64, 1e-5, TSR_F32}},
 };
 
 tsr_status tsr_gpt_preset(const char *name, tsr_gpt_config *out_config) {
@@ -54,6 +54,15 @@ tsr_status tsr_gpt_validate(const tsr_gpt_config *config) {
             TSR_INVALID_ARGUMENT,
             "the layer norm's epsilon is %g, must be between 0 and 1",
             config->norm_eps);
+    if (config->dtype != TSR_F32 && config->dtype != TSR_BF16)
+        return tsr_error(TSR_UNSUPPORTED,
+                         "a model cannot be computed in %s; it can in f32 and "
+                         "bf16%s",
+                         tsr_dtype_name(config->dtype),
+                         config->dtype == TSR_F16
+                             ? " (f16's small gradients would be lost without "
+                               "scaling of the loss)"
+                             : "");
     return TSR_OK;
 }
 
@@ -78,25 +87,28 @@ typedef struct builder {
 
 static tsr_value_id matrix(builder *self, const char *name, int64_t rows,
                            int64_t columns, double std) {
-    return tsr_graph_param(
-        self->graph,
-        &(tsr_param){
-            .name = name,
-            .type = {.dtype = TSR_F32, .dims = 2, .shape = {rows, columns}},
-            .group = self->group,
-            .init = TSR_INIT_NORMAL,
-            .init_value = std,
-            .decay = true});
+    return tsr_graph_param(self->graph,
+                           &(tsr_param){.name = name,
+                                        .type = {.dtype = self->config->dtype,
+                                                 .dims = 2,
+                                                 .shape = {rows, columns}},
+                                        .stored = TSR_F32,
+                                        .group = self->group,
+                                        .init = TSR_INIT_NORMAL,
+                                        .init_value = std,
+                                        .decay = true});
 }
 
 static tsr_value_id vector(builder *self, const char *name, int64_t count,
                            double value) {
     return tsr_graph_param(
         self->graph,
-        &(tsr_param){.name = name,
-                     .type = {.dtype = TSR_F32, .dims = 1, .shape = {count}},
-                     .group = self->group,
-                     .init_value = value});
+        &(tsr_param){
+            .name = name,
+            .type = {.dtype = self->config->dtype, .dims = 1, .shape = {count}},
+            .stored = TSR_F32,
+            .group = self->group,
+            .init_value = value});
 }
 
 #define NAME_BYTES 64
@@ -153,7 +165,7 @@ static tsr_value_id attend(builder *self, tsr_value_id qkv,
     char name[NAME_BYTES];
     if (!cached)
         return tsr_attention(self->graph, qkv, heads, heads);
-    tsr_type type = {.dtype = TSR_F32,
+    tsr_type type = {.dtype = self->config->dtype,
                      .dims = 4,
                      .shape = {1, heads, cached->capacity,
                                self->config->dim / self->config->heads}};
@@ -264,7 +276,10 @@ tsr_status tsr_gpt_build_decode(tsr_graph *graph, const tsr_gpt_config *config,
                      .capacity = capacity};
     tsr_type logits = {
         .dtype = TSR_F32, .dims = 3, .shape = {1, 1, config->vocab}};
-    tsr_store(graph, forward(&self, tokens, &cached),
+    tsr_value_id made = forward(&self, tokens, &cached);
+    if (config->dtype != TSR_F32)
+        made = tsr_cast(graph, made, TSR_F32);
+    tsr_store(graph, made,
               tsr_graph_declare(graph, "logits", TSR_ROLE_STATE, &logits));
     return tsr_graph_status(graph);
 }

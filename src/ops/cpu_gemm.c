@@ -23,6 +23,7 @@ typedef const dnnl_version_prefix *(*dnnl_version_function)(void);
 
 static struct {
     pthread_once_t once; /* guards the rest, which is read-only afterwards */
+    void *handle;
     dnnl_sgemm_function sgemm;
     dnnl_version_function version;
     int (*get_threads)(void);
@@ -49,17 +50,30 @@ static void load(void) {
     FIND(handle, "dnnl_sgemm", &library.sgemm);
     if (library.get_threads == NULL || library.set_threads == NULL)
         library.sgemm = NULL; /* another threading runtime: cannot be tamed */
+    if (library.sgemm != NULL)
+        library.handle = handle;
 }
 
 void tsr_cpu_gemm_load(void) { pthread_once(&library.once, load); }
 
-static bool run_dnnl(const tsr_gemm *g) {
+void *tsr_cpu_library_find(const char *name) {
+    return library.handle ? dlsym(library.handle, name) : NULL;
+}
+
+int tsr_cpu_one_thread_begin(void) {
     const int threads = library.get_threads();
     library.set_threads(1);
+    return threads;
+}
+
+void tsr_cpu_one_thread_end(int threads) { library.set_threads(threads); }
+
+static bool run_dnnl(const tsr_gemm *g) {
+    const int threads = tsr_cpu_one_thread_begin();
     const int failed = library.sgemm(
         g->trans_a ? 'T' : 'N', g->trans_b ? 'T' : 'N', g->m, g->n, g->k,
         g->alpha, g->a, g->lda, g->b, g->ldb, g->beta, g->c, g->ldc);
-    library.set_threads(threads);
+    tsr_cpu_one_thread_end(threads);
     return failed == 0;
 }
 

@@ -32,6 +32,14 @@ void tsr_cpu_gemm_load(void);
  * stack). On the calling thread alone. Thread-safe. */
 void tsr_cpu_gemm(const tsr_gemm *gemm);
 
+/* A function of oneDNN, or NULL when tsr_cpu_gemm_load did not find it. */
+void *tsr_cpu_library_find(const char *name);
+
+/* oneDNN's calls on this thread use one OpenMP thread until _end is given what
+ * _begin returned. */
+int tsr_cpu_one_thread_begin(void);
+void tsr_cpu_one_thread_end(int threads);
+
 /* "oneDNN 2.6.3" or "own products" in `buffer`; returns buffer. */
 #define TSR_GEMM_DESCRIPTION_BYTES 48
 char *tsr_cpu_gemm_describe(char buffer[TSR_GEMM_DESCRIPTION_BYTES]);

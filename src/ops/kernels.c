@@ -1,6 +1,7 @@
 /* Kernel tables: the newest row of an op wins. */
 #include "base/array.h"
 #include "ops/cpu.h"
+#include "ops/cpu_bf16.h"
 #include "ops/ref/ref.h"
 
 #include <stdio.h>
@@ -8,9 +9,12 @@
 
 #define DESCRIPTION_BYTES 96
 
+enum { PRODUCTS_F32, PRODUCTS_BF16, PRODUCTS_F32_OVER_BF16, PRODUCTS };
+
 struct tsr_kernel_table {
     TSR_ARRAY(const tsr_kernel *) rows; /* array owned, kernels borrowed */
     char description[DESCRIPTION_BYTES];
+    char products[PRODUCTS][DESCRIPTION_BYTES]; /* "": by the reference */
 };
 
 static tsr_status add_rows(tsr_kernel_table *table, const tsr_kernel *rows,
@@ -31,9 +35,17 @@ static tsr_status fill(tsr_kernel_table *table, tsr_kernel_set set) {
     case TSR_KERNELS_CPU: {
         const tsr_cpu_kernel_set *cpu = tsr_cpu_kernels_best();
         char products[TSR_GEMM_DESCRIPTION_BYTES];
+        TSR_TRY(tsr_cpu_bf16_check());
         tsr_cpu_gemm_load();
+        tsr_cpu_gemm_describe(products);
         snprintf(table->description, DESCRIPTION_BYTES, "%s, %s", cpu->isa,
-                 tsr_cpu_gemm_describe(products));
+                 products);
+        snprintf(table->products[PRODUCTS_F32], DESCRIPTION_BYTES, "f32: %s",
+                 products);
+        snprintf(table->products[PRODUCTS_BF16], DESCRIPTION_BYTES, "bf16: %s",
+                 products);
+        snprintf(table->products[PRODUCTS_F32_OVER_BF16], DESCRIPTION_BYTES,
+                 "f32 over bf16: %s", products);
         return add_rows(table, cpu->rows, cpu->count);
     }
     }
@@ -82,6 +94,16 @@ const tsr_kernel *tsr_kernel_table_find(const tsr_kernel_table *table,
 
 const char *tsr_kernel_table_describe(const tsr_kernel_table *table) {
     return table->description;
+}
+
+const char *tsr_kernel_table_products(const tsr_kernel_table *table,
+                                      tsr_dtype dtype) {
+    if (table->products[PRODUCTS_F32][0] == '\0')
+        return table->description;
+    if (dtype != TSR_BF16)
+        return table->products[PRODUCTS_F32];
+    return table->products[tsr_cpu_bf16_native() ? PRODUCTS_BF16
+                                                 : PRODUCTS_F32_OVER_BF16];
 }
 
 size_t tsr_kernel_workspace(const void *query, const tsr_op_view *view) {

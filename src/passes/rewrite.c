@@ -17,16 +17,19 @@ tsr_status tsr_declare_for(tsr_graph *graph, tsr_param_id param,
                            const char *suffix, tsr_role role, int64_t count,
                            tsr_value_id *out_value) {
     tsr_text name = {0};
-    tsr_text_append(&name, "%s%s", graph->params.data[param.index].name,
-                    suffix);
+    const tsr_param *of = &graph->params.data[param.index];
+    tsr_text_append(&name, "%s%s", of->name, suffix);
     tsr_status status = tsr_text_status(&name);
     if (status == TSR_OK) {
-        tsr_value value = {
-            .type = {.dtype = TSR_F32, .dims = 1, .shape = {count}},
-            .role = role,
-            .name = name.data,
-            .param = param,
-            .producer = TSR_NO_NODE};
+        tsr_value value = {.type = {.dtype = role == TSR_ROLE_PARAM_SHARD
+                                                 ? of->type.dtype
+                                                 : of->stored,
+                                    .dims = 1,
+                                    .shape = {count}},
+                           .role = role,
+                           .name = name.data,
+                           .param = param,
+                           .producer = TSR_NO_NODE};
         *out_value = tsr_graph_add_value(graph, &value);
         status = tsr_has_value(*out_value) ? TSR_OK : tsr_graph_status(graph);
     }

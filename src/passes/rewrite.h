@@ -44,7 +44,8 @@ static inline void tsr_rewrite_release(tsr_rewrite *rewrite) {
 tsr_value_id tsr_find_role(const tsr_graph *graph, tsr_role role,
                            tsr_param_id param);
 
-/* Declares a flat f32 value that belongs to `param`, called PARAM + suffix. */
+/* Declares a flat value that belongs to `param`, called PARAM + suffix; it is
+ * as the parameter is used (param_shard) or stored (all others). */
 tsr_status tsr_declare_for(tsr_graph *graph, tsr_param_id param,
                            const char *suffix, tsr_role role, int64_t count,
                            tsr_value_id *out_value);

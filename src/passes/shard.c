@@ -89,13 +89,24 @@ static void find_gradients(sharder *self) {
     }
 }
 
+/* Where the model computes in another dtype than is stored, what gathers read
+ * is NAME.DTYPE, the twin of a master called NAME that the update declares. */
+static tsr_status declare_weights(sharder *self, tsr_param_id param,
+                                  int64_t count) {
+    const tsr_param *of = &self->graph->params.data[param.index];
+    char suffix[16] = "";
+    if (tsr_has_master(of))
+        snprintf(suffix, sizeof suffix, ".%s", tsr_dtype_name(of->type.dtype));
+    return tsr_declare_for(self->graph, param, suffix, TSR_ROLE_PARAM_SHARD,
+                           count, &self->shard[param.index]);
+}
+
 static tsr_status declare_shards(sharder *self) {
     for (size_t p = 0; p < self->param_count; p++) {
         tsr_param_id param = {(int32_t)p};
         int64_t count = tsr_shard_count(&self->graph->params.data[p],
                                         self->plan->target.world);
-        TSR_TRY(tsr_declare_for(self->graph, param, "", TSR_ROLE_PARAM_SHARD,
-                                count, &self->shard[p]));
+        TSR_TRY(declare_weights(self, param, count));
         if (tsr_has_value(self->grad[p]))
             TSR_TRY(tsr_declare_for(self->graph, param, ".grad",
                                     TSR_ROLE_GRAD_SHARD, count,

@@ -8,7 +8,7 @@ typedef struct updater {
     tsr_graph *graph;
     const tsr_training *training;
     size_t param_count;
-    tsr_value_id *shards; /* (params) */
+    tsr_value_id *shards; /* (params) what gathers read */
     TSR_ARRAY(tsr_value_id) square_sums;
 } updater;
 
@@ -81,7 +81,13 @@ static tsr_status add_adamw(updater *self, tsr_param_id param,
     const tsr_adamw *adamw = &self->training->adamw;
     int64_t count = tsr_type_count(
         &tsr_graph_value(graph, self->shards[param.index])->type);
-    tsr_value_id m, v, outputs[3];
+    tsr_value_id shard = self->shards[param.index], weights = shard, m, v,
+                 twin = TSR_NO_VALUE, outputs[4];
+    if (tsr_has_master(&graph->params.data[param.index])) {
+        TSR_TRY(tsr_declare_for(graph, param, "", TSR_ROLE_MASTER, count,
+                                &weights));
+        twin = shard;
+    }
     TSR_TRY(
         tsr_declare_for(graph, param, ".exp_avg", TSR_ROLE_STATE, count, &m));
     TSR_TRY(tsr_declare_for(graph, param, ".exp_avg_sq", TSR_ROLE_STATE, count,
@@ -93,11 +99,10 @@ static tsr_status add_adamw(updater *self, tsr_param_id param,
         TSR_ATTR_REAL("weight_decay", graph->params.data[param.index].decay
                                           ? adamw->weight_decay
                                           : 0)};
-    TSR_TRY(add(
-        self, "adamw",
-        (tsr_value_id[]){self->shards[param.index], grad, m, v, schedule, clip},
-        6, attrs, 4, outputs));
-    self->shards[param.index] = outputs[0];
+    TSR_TRY(add(self, "adamw",
+                (tsr_value_id[]){weights, grad, m, v, schedule, clip, twin}, 7,
+                attrs, 4, outputs));
+    self->shards[param.index] = outputs[tsr_has_value(twin) ? 3 : 0];
     return TSR_OK;
 }
 

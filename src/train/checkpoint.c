@@ -43,8 +43,9 @@ tsr_status tsr_checkpoint_check(const tsr_checkpoint_tensor *tensors,
                              "tensor \"%s\": the type is not f32 of a shape "
                              "that can be",
                              tensor->name);
-        if (tensor->shard_count == 0 || !tensor->weights ||
-            (with_optimizer && (!tensor->exp_avg || !tensor->exp_avg_sq)))
+        if (tensor->shard_count == 0 || (!tensor->weights && !tensor->twin) ||
+            (with_optimizer &&
+             (!tensor->weights || !tensor->exp_avg || !tensor->exp_avg_sq)))
             return tsr_error(TSR_INVALID_ARGUMENT,
                              "tensor \"%s\": a shard is missing", tensor->name);
     }

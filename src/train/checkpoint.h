@@ -37,9 +37,11 @@ typedef struct tsr_checkpoint_info {
 /* One parameter and this rank's part of it. Pointers are borrowed. */
 typedef struct tsr_checkpoint_tensor {
     const char *name; /* as in the file */
-    tsr_type type;    /* of the whole parameter; f32 */
+    tsr_type type;    /* of the whole parameter, as in the file; f32 */
     size_t shard_count;
-    float *weights;    /* (shard_count) */
+    float *weights;    /* (shard_count); NULL: load leaves them out */
+    uint16_t *twin;    /* (shard_count) the weights rounded to bf16, which load
+                          writes too; or NULL */
     float *exp_avg;    /* (shard_count); load without optimizer: unused */
     float *exp_avg_sq; /* (shard_count); load without optimizer: unused */
 } tsr_checkpoint_tensor;

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "base/text.h"
 #include "train/checkpoint.h"
 #include "train/file.h"
@@ -153,13 +154,31 @@ static void copy_part(const tsr_checkpoint_tensor *tensor, int rank,
         shard[i] = 0;
 }
 
+/* The same, rounded to bf16. */
+static void round_part(const tsr_checkpoint_tensor *tensor, int rank,
+                       source from, uint16_t *twin) {
+    size_t part = tsr_checkpoint_part(tensor, rank);
+    size_t first = (size_t)rank * tensor->shard_count;
+    for (size_t i = 0; i < part; i++) {
+        float value;
+        memcpy(&value, from->data + (first + i) * sizeof value, sizeof value);
+        twin[i] = tsr_to_bf16(value);
+    }
+    memset(twin + part, 0, (tensor->shard_count - part) * sizeof *twin);
+}
+
 static void copy_all(const load_job *job) {
     for (size_t i = 0; i < job->count; i++) {
         const tsr_checkpoint_tensor *tensor = &job->tensors[i];
         float *shards[KINDS] = {tensor->weights, tensor->exp_avg,
                                 tensor->exp_avg_sq};
         for (int kind = 0; kind < job->kinds; kind++)
-            copy_part(tensor, job->rank, job->sources[kind][i], shards[kind]);
+            if (shards[kind])
+                copy_part(tensor, job->rank, job->sources[kind][i],
+                          shards[kind]);
+        if (tensor->twin)
+            round_part(tensor, job->rank, job->sources[WEIGHTS][i],
+                       tensor->twin);
     }
 }
 

@@ -1,7 +1,8 @@
 /* What the ranks' processors can do: a matrix product of a size that fits the
- * caches, on every rank at once. */
+ * caches, in the dtype that the plan computes in, on every rank at once. */
 #include <unistd.h>
 
+#include "base/half.h"
 #include "base/os.h"
 #include "graph/graph.h"
 #include "train/trainer.h"
@@ -37,12 +38,12 @@ static tsr_status warm_up(void *context) {
     return self->kernel->run(&self->call);
 }
 
-static tsr_status prepare(const tsr_trainer *trainer, tsr_graph *graph,
-                          peak *self, tsr_type_array *types) {
+static tsr_status prepare(const tsr_trainer *trainer, tsr_dtype dtype,
+                          tsr_graph *graph, peak *self, tsr_type_array *types) {
     tsr_type x = {
-        .dtype = TSR_F32, .dims = 2, .shape = {PEAK_ROWS, PEAK_FEATURES}};
+        .dtype = dtype, .dims = 2, .shape = {PEAK_ROWS, PEAK_FEATURES}};
     tsr_type weight = {
-        .dtype = TSR_F32, .dims = 2, .shape = {PEAK_FEATURES, PEAK_FEATURES}};
+        .dtype = dtype, .dims = 2, .shape = {PEAK_FEATURES, PEAK_FEATURES}};
     tsr_linear(graph, tsr_graph_declare(graph, "x", TSR_ROLE_INPUT, &x),
                tsr_graph_declare(graph, "weight", TSR_ROLE_INPUT, &weight),
                TSR_NO_VALUE, TSR_WEIGHT_IN_OUT);
@@ -65,45 +66,63 @@ static tsr_status together(const tsr_trainer *trainer) {
     return status;
 }
 
+/* x | weight | y | workspace, of `dtype`. */
+static tsr_status run_products(tsr_trainer *trainer, tsr_dtype dtype,
+                               peak *self, tsr_stream *stream, char *memory) {
+    size_t x = PEAK_ROWS * PEAK_FEATURES,
+           weight = PEAK_FEATURES * PEAK_FEATURES,
+           element = tsr_dtype_bytes(dtype);
+    const void *in[2] = {memory, memory + x * element};
+    void *out[1] = {memory + (x + weight) * element};
+    for (size_t i = 0; i < x + weight; i++)
+        tsr_store_real(memory, dtype, i, (float)(i % 7) - 3);
+    self->call.in = in;
+    self->call.out = out;
+    self->call.workspace = memory + (2 * x + weight) * element;
+    TSR_TRY(tsr_stream_enqueue(stream, warm_up, self));
+    TSR_TRY(tsr_stream_synchronize(stream));
+    TSR_TRY(together(trainer)); /* all ranks at once from here */
+    TSR_TRY(tsr_stream_enqueue(stream, measure, self));
+    return tsr_stream_synchronize(stream);
+}
+
+/* What the model's parameters are used in. */
+static tsr_dtype compute_dtype(const tsr_trainer *trainer) {
+    const tsr_graph *graph = trainer->options.plan->graph;
+    return tsr_graph_param_count(graph) > 0
+               ? tsr_graph_param_at(graph, (tsr_param_id){0})->type.dtype
+               : TSR_F32;
+}
+
 static tsr_status measure_here(tsr_trainer *trainer, double *out_flops_per_s) {
     tsr_status status = TSR_OK;
     tsr_graph *graph = NULL;
     tsr_stream *stream = NULL;
-    void *memory = NULL;
+    void *memory = NULL, *state = NULL;
     tsr_type_array types = {0};
     peak self = {0};
-    size_t x = PEAK_ROWS * PEAK_FEATURES,
-           weight = PEAK_FEATURES * PEAK_FEATURES,
-           bytes = (2 * x + weight) * sizeof(float);
+    tsr_dtype dtype = compute_dtype(trainer);
+    int threads = tsr_device_threads(trainer->device);
+    size_t bytes = (size_t)(2 * PEAK_ROWS + PEAK_FEATURES) * PEAK_FEATURES *
+                   tsr_dtype_bytes(dtype);
     TSR_TRY_GOTO(
         tsr_graph_create(tsr_graph_ops(trainer->options.plan->graph), &graph));
-    TSR_TRY_GOTO(prepare(trainer, graph, &self, &types));
-    size_t workspace =
-        self.kernel->workspace
-            ? self.kernel->workspace(&self.call.view,
-                                     tsr_device_threads(trainer->device))
-            : 0;
-    bytes += workspace;
+    TSR_TRY_GOTO(prepare(trainer, dtype, graph, &self, &types));
+    if (self.kernel->workspace)
+        bytes += self.kernel->workspace(&self.call.view, threads);
+    if (self.kernel->prepare)
+        TSR_TRY_GOTO(self.kernel->prepare(&self.call.view, threads, &state));
+    self.call.state = state;
     TSR_TRY_GOTO(tsr_device_alloc(trainer->device, bytes, &memory));
     TSR_TRY_GOTO(tsr_stream_create(trainer->device, TSR_STREAM_QUEUED, "peak",
                                    0, &stream));
-    float *data = memory;
-    for (size_t i = 0; i < x + weight; i++)
-        data[i] = (float)(i % 7) - 3;
-    const void *in[2] = {data, data + x};
-    void *out[1] = {data + x + weight};
-    self.call.in = in;
-    self.call.out = out;
-    self.call.workspace = workspace ? data + 2 * x + weight : NULL;
-    TSR_TRY_GOTO(tsr_stream_enqueue(stream, warm_up, &self));
-    TSR_TRY_GOTO(tsr_stream_synchronize(stream));
-    TSR_TRY_GOTO(together(trainer)); /* all ranks at once from here */
-    TSR_TRY_GOTO(tsr_stream_enqueue(stream, measure, &self));
-    status = tsr_stream_synchronize(stream);
+    status = run_products(trainer, dtype, &self, stream, memory);
     *out_flops_per_s = self.flops_per_s;
 done:
     tsr_stream_release(stream);
     tsr_device_free(trainer->device, memory, bytes);
+    if (self.kernel && self.kernel->unprepare)
+        self.kernel->unprepare(state);
     TSR_ARRAY_FREE(&types);
     tsr_graph_release(graph);
     return status;

@@ -11,12 +11,14 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "base/os.h"
 #include "train/agree.h"
 #include "train/initialize.h"
 
-static const char *const exp_avg = ".exp_avg", *const exp_avg_sq =
-                                                   ".exp_avg_sq";
+static const char *const exp_avg = ".exp_avg";
+static const char *const exp_avg_sq = ".exp_avg_sq";
+static const char *const twin = ".bf16";
 
 int64_t tsr_trainer_global_batch(const tsr_trainer *self) {
     return self->batch * self->world * self->options.micro_steps;
@@ -24,7 +26,7 @@ int64_t tsr_trainer_global_batch(const tsr_trainer *self) {
 
 /* ---- finding values ---- */
 
-static float *find(const tsr_trainer *self, size_t plan, const char *name) {
+static void *find(const tsr_trainer *self, size_t plan, const char *name) {
     const tsr_graph *graph =
         (plan == 0 ? self->options.plan : self->options.eval_plan)->graph;
     tsr_value_id value = tsr_graph_find(graph, name);
@@ -33,17 +35,17 @@ static float *find(const tsr_trainer *self, size_t plan, const char *name) {
 
 float *tsr_trainer_value(tsr_trainer *self, const char *name,
                          int64_t *out_count) {
-    tsr_value_id value = tsr_graph_find(self->options.plan->graph, name);
-    if (value.index < 0)
+    const tsr_graph *graph = self->options.plan->graph;
+    tsr_value_id value = tsr_graph_find(graph, name);
+    if (value.index < 0 || tsr_graph_value(graph, value)->type.dtype != TSR_F32)
         return NULL;
     if (out_count)
-        *out_count = tsr_type_count(
-            &tsr_graph_value(self->options.plan->graph, value)->type);
+        *out_count = tsr_type_count(&tsr_graph_value(graph, value)->type);
     return tsr_arena_address(self->arena, 0, value);
 }
 
-static float *find_with_suffix(const tsr_trainer *self, const char *name,
-                               const char *suffix) {
+static void *find_with_suffix(const tsr_trainer *self, const char *name,
+                              const char *suffix) {
     char full[256];
     size_t length = strlen(name), rest = strlen(suffix);
     if (length + rest >= sizeof full)
@@ -55,12 +57,11 @@ static float *find_with_suffix(const tsr_trainer *self, const char *name,
 
 static tsr_status find_feed(const tsr_trainer *self, size_t plan,
                             const tsr_samples *samples, tsr_feed *feed) {
-    *feed =
-        (tsr_feed){.samples = samples,
-                   .batch = self->batch,
-                   .seq = self->seq,
-                   .tokens = (int32_t *)(void *)find(self, plan, "tokens"),
-                   .targets = (int32_t *)(void *)find(self, plan, "targets")};
+    *feed = (tsr_feed){.samples = samples,
+                       .batch = self->batch,
+                       .seq = self->seq,
+                       .tokens = find(self, plan, "tokens"),
+                       .targets = find(self, plan, "targets")};
     if (!feed->tokens || !feed->targets)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "the plan has no inputs 'tokens' and 'targets'");
@@ -114,11 +115,15 @@ static tsr_status list_tensors(tsr_trainer *self) {
             .type = param->type,
             .shard_count = (size_t)tsr_shard_count(param, self->world),
             .weights = find(self, 0, param->name),
+            .twin = find_with_suffix(self, param->name, twin),
             .exp_avg = find_with_suffix(self, param->name, exp_avg),
             .exp_avg_sq = find_with_suffix(self, param->name, exp_avg_sq)};
-        if (!tensor.weights || !tensor.exp_avg || !tensor.exp_avg_sq)
+        tensor.type.dtype = param->stored;
+        if (!tensor.weights || !tensor.exp_avg || !tensor.exp_avg_sq ||
+            (tensor.twin != NULL) != (param->stored != param->type.dtype))
             return tsr_error(TSR_INVALID_ARGUMENT,
-                             "the plan lacks the shard or the moments of '%s'",
+                             "the plan lacks the shard, the moments or the "
+                             "bf16 twin of '%s'",
                              param->name);
         TSR_ARRAY_PUSH(&self->tensors, tensor);
     }
@@ -143,6 +148,8 @@ static tsr_status initialize(tsr_trainer *self) {
         tsr_initialize(tsr_graph_param_at(graph, (tsr_param_id){(int32_t)p}),
                        self->options.seed, self->rank * count, count,
                        tensor->weights);
+        for (int64_t i = 0; tensor->twin && i < count; i++)
+            tensor->twin[i] = tsr_to_bf16(tensor->weights[i]);
     }
     return tsr_trainer_agree(self, TSR_OK);
 }

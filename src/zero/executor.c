@@ -147,8 +147,18 @@ static tsr_status prepare_kernel(tsr_executor *self, step *at,
     for (size_t i = 0; i < outputs; i++)
         at->addresses[inputs + i] =
             address(self, tsr_graph_outputs(graph, node)[i]);
+    int threads = tsr_device_threads(self->options.device);
+    size_t needed = at->kernel->workspace
+                        ? at->kernel->workspace(&at->call.view, threads)
+                        : 0;
+    if (needed > node->workspace_bytes)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "op '%s' (layer '%s') needs %zu bytes of workspace "
+                         "here, the plan has %zu: it was made for other "
+                         "kernels or fewer threads",
+                         at->op, at->layer, needed, node->workspace_bytes);
     if (at->kernel->prepare)
-        TSR_TRY(at->kernel->prepare(&at->call.view, &at->state));
+        TSR_TRY(at->kernel->prepare(&at->call.view, threads, &at->state));
     char *transient = tsr_arena_space(self->options.arena, self->options.plan,
                                       TSR_SPACE_TRANSIENT, NULL);
     at->call.state = at->state;

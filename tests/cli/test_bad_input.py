@@ -91,6 +91,8 @@ class Options(CommandCase):
         self.refuse(*BASE, "--save-every", "5", names=("--save-every", "--out"))
         self.refuse(*BASE, "--resume", names=("--resume", "--out"))
         self.refuse(*BASE, "--gather", "both", names=("--gather", "both", "alias", "copy"))
+        self.refuse(*BASE, "--dtype", "f64", names=("--dtype", "f64", "f32, bf16"))
+        self.refuse(*BASE, "--dtype", "f16", names=("f16", "f32 and bf16"))
         self.refuse("train", "--data", "text.txt", "--model", "gpt9", names=("gpt9", "gpt2-tiny"))
         self.refuse("train", names="--data")
         self.refuse("generate", names="--model")

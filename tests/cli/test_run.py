@@ -16,14 +16,14 @@ from harness import TINY, CommandCase, read, text, write
 
 FIELDS = {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_ms", "model_flops_per_s"}
 SESSION_OPTIONS = {"model", "layers", "heads", "dim", "seq", "vocab", "ranks", "threads", "batch", "accumulate", "gather", "comm",
-                   "prefetch", "wire", "weight-decay", "beta1", "beta2", "clip", "memory", "host-memory", "plan", "steps",
-                   "help"}
+                   "prefetch", "wire", "dtype", "weight-decay", "beta1", "beta2", "clip", "memory", "host-memory", "plan",
+                   "steps", "help"}
 OPTIONS = {
     "train": SESSION_OPTIONS | {"data", "max-time", "lr", "min-lr", "warmup", "seed", "out", "resume", "save-every",
                                 "eval-data", "eval-every", "eval-batches", "metrics", "print-plan", "stage",
                                 "timeline"},
     "bench": SESSION_OPTIONS,
-    "generate": {"model", "prompt", "tokens", "temperature", "top-k", "seed", "threads", "help"},
+    "generate": {"model", "prompt", "tokens", "temperature", "top-k", "seed", "threads", "dtype", "help"},
     "inspect": {"help"},
 }
 
@@ -191,6 +191,51 @@ class Same(RunCase):
         self.assertEqual(alias, copy)
         self.assertEqual(self.weights("alias/step-12"), self.weights("copy/step-12"))
         self.assertNotEqual(read(self.path("alias.txt")), read(self.path("copy.txt")))
+
+    def test_bf16(self):
+        """Repeatable, resumable, the same for both ways to gather; near f32, and saved in f32 for either to go on."""
+        run = (*self.STEPS, "--ranks", "2", "--dtype", "bf16")
+        first = self.losses(*run, "--out", "one", "--print-plan", "one.txt", "--save-every", "6")
+        self.assertEqual(first, self.losses(*run, "--out", "two", "--gather", "copy"))
+        self.assertEqual(self.weights("one/step-12"), self.weights("two/step-12"))
+        f32 = self.losses(*self.STEPS, "--ranks", "2", "--out", "f32", "--print-plan", "f32.txt")
+        self.assertNotEqual(first, f32)
+        for (_, loss, _), (_, other, _) in zip(first, f32):
+            self.assertAlmostEqual(loss / other, 1, delta=0.01)
+        plan, shown = read(self.path("one.txt")), self.succeed("inspect", "one.txt").out
+        self.assertIn('"wte.weight.bf16" bf16[', plan)
+        self.assertRegex(plan, '(?m)^products "[a-z0-9 ]*bf16: ')
+        self.assertRegex(shown, r"(?m)^verified +yes$")
+        weights = [int(re.search(r"(?m)^bytes weights=(\d+)", read(self.path(name))).group(1)) for name in
+                   ("one.txt", "f32.txt")]
+        self.assertAlmostEqual(weights[0] / weights[1], 0.5, delta=0.001)
+        self.assertIn("F32", self.succeed("inspect", "one").out)
+        self.assertNotIn("BF16", self.succeed("inspect", "one").out)
+        self.assertIn('"torch_dtype": "float32"', read(self.path("one/step-12/config.json")))
+        shutil.rmtree(self.path("one", "step-12"))
+        self.assertEqual(self.losses(*run, "--out", "one", "--resume")[-6:], first[-6:])
+        self.assertEqual(self.weights("one/step-12"), self.weights("two/step-12"))
+        self.train("--steps", "14", "--lr", "1e-3", "--ranks", "2", "--out", "one", "--resume")  # in f32
+        for dtype in ("f32", "bf16"):
+            out = self.succeed("generate", "--model", "one", "--prompt", "the ", "--tokens", "9", "--dtype", dtype).out
+            self.assertEqual(len(out), len("the ") + 9 + 1)
+
+    def test_bf16_products(self):
+        """Either way to multiply, and no other."""
+        run = (*self.STEPS, "--dtype", "bf16", "--print-plan", "p.txt")
+        losses = {}
+        for way in ("f32", "native"):
+            os.environ["TESSERA_BF16"] = way
+            try:
+                if way == "native" and self.run_command("train", "--data", "text.txt", *TINY, "--steps", "1").code:
+                    continue  # no oneDNN
+                losses[way] = self.losses(*run)
+            finally:
+                del os.environ["TESSERA_BF16"]
+            self.assertIn({"f32": 'products "f32 over bf16: ', "native": 'products "bf16: '}[way],
+                          read(self.path("p.txt")))
+        for (_, loss, _), (_, other, _) in zip(*losses.values()) if len(losses) == 2 else ():
+            self.assertAlmostEqual(loss / other, 1, delta=1e-3)
 
     def test_prefetch(self):
         """How far gathers run ahead, and over what wire, does not show in what is learnt."""

@@ -41,15 +41,17 @@ static inline size_t linear_workspace(const void *context,
     return strcmp(view->op->name, "linear") == 0 ? WORKSPACE : 0;
 }
 
-/* The plan up to `stage`. */
-static inline tsr_plan *compiled_plan(const tsr_op_table *ops, int world,
-                                      bool alias, tsr_stage stage) {
-    static const tsr_gpt_config config = {.layers = 2,
-                                          .heads = 2,
-                                          .dim = 8,
-                                          .vocab = 11,
-                                          .seq = 4,
-                                          .norm_eps = 1e-5};
+/* The plan of a model in `dtype` up to `stage`. */
+static inline tsr_plan *compiled_plan_in(const tsr_op_table *ops,
+                                         tsr_dtype dtype, int world, bool alias,
+                                         tsr_stage stage) {
+    const tsr_gpt_config config = {.layers = 2,
+                                   .heads = 2,
+                                   .dim = 8,
+                                   .vocab = 11,
+                                   .seq = 4,
+                                   .norm_eps = 1e-5,
+                                   .dtype = dtype};
     static const tsr_training training = {
         .micro_steps = 2,
         .adamw = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .max_norm = 1}};
@@ -64,6 +66,11 @@ static inline tsr_plan *compiled_plan(const tsr_op_table *ops, int world,
     CHECK_OK(
         tsr_compile_training_until(graph, &target, &training, stage, &plan));
     return plan;
+}
+
+static inline tsr_plan *compiled_plan(const tsr_op_table *ops, int world,
+                                      bool alias, tsr_stage stage) {
+    return compiled_plan_in(ops, TSR_F32, world, alias, stage);
 }
 
 /* The text of the plan, owned by the caller (tsr_plan_text_release). */

@@ -155,7 +155,7 @@ static inline int output_over(const plan_text *t, int line, int i) {
     const char *text = t->line[line];
     int inputs = operand_count(t, line, true);
     if (line_is(text, "adamw"))
-        return i == 0 ? 0 : i == 2 ? 1 : i == 3 ? 2 : -1;
+        return i == 0 ? 0 : i == 2 ? 1 : i == 3 ? 2 : i == 6 ? 3 : -1;
     if (line_is(text, "reduce"))
         return i - inputs / 2;
     if (line_is(text, "cross_entropy"))

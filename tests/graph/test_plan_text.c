@@ -46,10 +46,12 @@ static const char everything[] =
     "tessera plan 1\n"
     "target world=4 shared=1 gather_alias=1 alignment=4096 memory=123456789 "
     "host_memory=987654321\n"
+    "products \"bf16: by hand\"\n"
     "bytes weights=1024 grads=512 persistent=18446744073709551615 "
     "transient=4096 host_persistent=640 host_transient=192\n"
     "param \"h.0.w\" f32[8, 4] group=0 granule=4 normal(0.02) decay\n"
     "param \"h.0.b # no comment\" bf16[4] group=3 granule=1 constant(-0.0)\n"
+    "param \"h.0.c\" bf16[4] stored=f32 group=3 granule=1 constant(0.0)\n"
     "value %0 \"tokens\" i32[2, 8] input\n"
     "value %1 \"rope\" f32[] constant\n"
     "value %2 \"m\" f16[1, 2, 3, 4, 5] state @persistent+0\n"
@@ -91,8 +93,11 @@ static void test_everything(void) {
     CHECK(tsr_graph_value(graph, (tsr_value_id){5})->place == TSR_PLACE_HOST &&
           tsr_graph_value(graph, (tsr_value_id){6})->place == TSR_PLACE_DEVICE);
     CHECK(plan->bytes[TSR_SPACE_PERSISTENT] == SIZE_MAX);
-    CHECK(tsr_graph_param_count(graph) == 2);
+    CHECK(strcmp(plan->target.products, "bf16: by hand") == 0);
+    CHECK(tsr_graph_param_count(graph) == 3);
     CHECK(tsr_graph_param_at(graph, (tsr_param_id){0})->decay);
+    CHECK(tsr_graph_param_at(graph, (tsr_param_id){1})->stored == TSR_BF16);
+    CHECK(tsr_graph_param_at(graph, (tsr_param_id){2})->stored == TSR_F32);
     CHECK(signbit(tsr_graph_param_at(graph, (tsr_param_id){1})->init_value));
     CHECK(tsr_graph_loss(graph).index == 11);
     const tsr_value *value = tsr_graph_value(graph, (tsr_value_id){8});
@@ -262,6 +267,16 @@ static const struct {
      "expected a dimension (2^48 elements in all): a whole number in [1, "
      "140737488355328]"},
     {HEAD "param \"w\" f32[1, 2, 3, 4, 5, 6]", "expected at most 5"},
+    {HEAD "param \"w\" bf16[4] stored=f33", "found 'f33', expected a dtype"},
+    {HEAD "param \"w\" bf16[4] stored f32", "found 'f32', expected '='"},
+    {HEAD "param \"w\" bf16[4] stored=f16",
+     "line 3, column 19: parameter 'w' is used in bf16 and stored in f16"},
+    {HEAD "param \"w\" f32[4] stored=bf16", "used in f32 and stored in bf16"},
+    {HEAD "param \"w\" f16[4] stored=f32", "used in f16 and stored in f32"},
+    {HEAD "products", "expected a name in double quotes"},
+    {HEAD "products \"\"", "found an empty name"},
+    {HEAD "products \"a\"\nproducts \"b\"", "found 'products' too late"},
+    {HEAD BYTES "products \"a\"", "found 'products' too late"},
     {HEAD "param \"w\" f32[4] group=-1", "found '-1', expected group"},
     {HEAD "param \"w\" f32[4] group=0 granule=0", "found '0', expected gran"},
     {HEAD "param \"w\" f32[4] group=0 granule=1099511627777",
@@ -287,7 +302,7 @@ static const struct {
     {HEAD "value %0 f32[4] weight",
      "line 3, column 17: found 'weight', expected a role: activation, input, "
      "constant, state, parameter, param_shard, gathered, full_grad, "
-     "grad_shard"},
+     "grad_shard, master"},
     {HEAD "value %0 f32[4] p0", "found p0, expected one of the 0 param lines"},
     {HEAD PARAM "value %0 f32[4] parameter p1", "found p1, expected one of"},
     {HEAD PARAM "value %0 f32[4] p99999999999999999999", "expected a role"},

@@ -277,12 +277,19 @@ static inline void run_op(const runner *r, const op_call *call) {
             ? kernel->workspace(&v.view, tsr_device_threads(r->device))
             : 0;
     buffer workspace = buffer_create(workspace_bytes, 0);
+    void *state = NULL;
+    if (kernel->prepare)
+        CHECK_OK(
+            kernel->prepare(&v.view, tsr_device_threads(r->device), &state));
     run_on_device(kernel, &(tsr_kernel_call){.view = v.view,
+                                             .state = state,
                                              .in = in_addresses,
                                              .out = out_addresses,
                                              .workspace = workspace.data,
                                              .device = r->device});
 
+    if (kernel->unprepare)
+        kernel->unprepare(state);
     for (size_t j = 0; j < v.view.output_count; j++) {
         load(call->out[j], r->real_bytes, out[j].data);
         buffer_release(&out[j], call->op);
@@ -332,6 +339,32 @@ static inline void check_close(const tensor *got, const tensor *expected,
                       "%s: element %lld is %.9g, not %.9g", what, (long long)i,
                       g, e);
     }
+}
+
+/* The same, of values rounded to bf16: both were rounded, which moves each by
+ * 2^-8 of it, so that they are at most neighbours; and since they hardly
+ * differed before, few are not equal. A value that was rounded on the way, too,
+ * would be a neighbour about every other time. */
+static inline void check_close_bf16(const tensor *got, const tensor *expected,
+                                    double tolerance, const char *what) {
+    const int64_t count = tensor_count(expected);
+    double squares = 0;
+    int64_t differ = 0;
+    CHECK(count == tensor_count(got));
+    for (int64_t i = 0; i < count; i++)
+        squares += expected->data[i] * expected->data[i];
+    const double size = sqrt(squares / (double)count);
+    for (int64_t i = 0; i < count; i++) {
+        const double e = expected->data[i], g = got->data[i];
+        const double noise = tolerance * (fabs(e) + size);
+        CHECK_MESSAGE(fabs(g - e) <= fabs(e) * 0x1p-7 + noise,
+                      "%s: element %lld is %.9g, not %.9g", what, (long long)i,
+                      g, e);
+        /* Below 2^8 times the noise, any value has neighbours within it. */
+        differ += g != e && fabs(e) * 0x1p-8 > noise;
+    }
+    CHECK_MESSAGE(differ <= 2 + count / 64, "%s: %lld of %lld elements differ",
+                  what, (long long)differ, (long long)count);
 }
 
 /* The same bits. */

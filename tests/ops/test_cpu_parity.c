@@ -1,7 +1,22 @@
-/* The fast kernels against the reference: every instruction set this machine
- * has, odd sizes, 1, 2, 3 and 5 threads, with oneDNN and with our own products,
- * with and without accumulators and memory taken over. */
+/* The fast kernels against the reference, in f32 and bf16: every instruction
+ * set this machine has, odd sizes, 1, 2, 3 and 5 threads, with oneDNN and with
+ * our own products, with and without accumulators and memory taken over. */
 #include "op_run.h"
+
+#include "ops/cpu_bf16.h"
+#include "ops/cpu_matmul.h"
+
+/* Of activations, weights and their gradients. */
+static tsr_dtype real;
+
+#undef ZEROS
+#undef RANDOM
+#define ZEROS(...) tensor_of(real, SHAPE_(__VA_ARGS__))
+#define RANDOM(...) tensor_randomized(tensor_of(real, SHAPE_(__VA_ARGS__)))
+/* Statistics, and what the update works on. */
+#define F32_ZEROS(...) tensor_of(TSR_F32, SHAPE_(__VA_ARGS__))
+#define F32_RANDOM(...)                                                        \
+    tensor_randomized(tensor_of(TSR_F32, SHAPE_(__VA_ARGS__)))
 
 #define THREAD_COUNTS 4
 static const int thread_counts[THREAD_COUNTS] = {1, 2, 3, 5};
@@ -47,8 +62,13 @@ static void check_set(const tsr_cpu_kernel_set *set, const op_call *call,
         snprintf(what, sizeof what, "%s of %s, %d threads", call->op, set->isa,
                  thread_counts[t]);
         for (size_t j = 0; j < got.count; j++) {
-            check_close(&got.out[j], &expected->out[j],
-                        flags & CANCELS ? 20 * TOLERANCE : TOLERANCE, what);
+            const double tolerance =
+                flags & CANCELS ? 20 * TOLERANCE : TOLERANCE;
+            if (got.out[j].type.dtype == TSR_BF16)
+                check_close_bf16(&got.out[j], &expected->out[j], tolerance,
+                                 what);
+            else
+                check_close(&got.out[j], &expected->out[j], tolerance, what);
             if (t > 0 && !(flags & ANY_BITS))
                 check_same(&got.out[j], &first.out[j], what);
         }
@@ -67,12 +87,16 @@ static void check_parity(const op_call *call, unsigned flags) {
     const runner reference = ref_runner(devices[0]);
     results expected = run_on(&reference, call);
     for (size_t i = 0; i < set_count; i++) {
+        tsr_cpu_bf16_prefer(TSR_BF16_F32);
         check_set(sets[i], call, &expected, flags);
         if (flags & OWN_PRODUCTS) {
             tsr_cpu_gemm_prefer_own(true);
             check_set(sets[i], call, &expected, flags);
             tsr_cpu_gemm_prefer_own(false);
         }
+        tsr_cpu_bf16_prefer(TSR_BF16_NATIVE);
+        if ((flags & OWN_PRODUCTS) && real == TSR_BF16 && tsr_matmul_possible())
+            check_set(sets[i], call, &expected, flags);
     }
     for (size_t j = 0; j < expected.count; j++)
         memcpy(call->out[j]->data, expected.out[j].data,
@@ -131,7 +155,7 @@ static void check_layer_norm(int64_t N, int64_t C) {
     /* With few channels little is left after the two means. */
     const unsigned flags = C <= 3 ? CANCELS : 0;
     tensor x = RANDOM(N, C), weight = RANDOM(C), bias = RANDOM(C);
-    tensor y = ZEROS(N, C), mean = ZEROS(N), rstd = ZEROS(N);
+    tensor y = ZEROS(N, C), mean = F32_ZEROS(N), rstd = F32_ZEROS(N);
     tensor dy = RANDOM(N, C), acc = RANDOM(N, C), dx = ZEROS(N, C);
     tensor dweight = ZEROS(C), dbias = ZEROS(C);
     check_parity(&(op_call){"layer_norm", .in = {&x, &weight, &bias},
@@ -154,7 +178,7 @@ static void check_layer_norm(int64_t N, int64_t C) {
 
 static void check_linear(int64_t N, int64_t I, int64_t O,
                          tsr_weight_layout layout) {
-    const unsigned flags = ANY_BITS | OWN_PRODUCTS;
+    const unsigned flags = OWN_PRODUCTS | (real == TSR_F32 ? ANY_BITS : 0);
     const tsr_attr attr = TSR_ATTR_INT("weight_layout", layout);
     tensor x = RANDOM(N, I), y = RANDOM(N, O), bias = RANDOM(O);
     tensor weight = layout == TSR_WEIGHT_OUT_IN ? RANDOM(O, I) : RANDOM(I, O);
@@ -198,7 +222,7 @@ static void check_attention(attention_case s) {
     const tsr_attr heads = TSR_ATTR_INT("heads", s.H);
     const tsr_attr kv_heads = TSR_ATTR_INT("kv_heads", s.G);
     tensor qkv = RANDOM(s.B, s.T, row), y = ZEROS(s.B, s.T, s.H * s.D);
-    tensor lse = ZEROS(s.B, s.H, s.T), dy = RANDOM(s.B, s.T, s.H * s.D);
+    tensor lse = F32_ZEROS(s.B, s.H, s.T), dy = RANDOM(s.B, s.T, s.H * s.D);
     tensor dqkv = ZEROS(s.B, s.T, row);
     for (int64_t i = 0; i < tensor_count(&qkv); i++)
         qkv.data[i] *= 3; /* softmax far from uniform */
@@ -244,8 +268,8 @@ static void check_elements(int64_t count) {
 }
 
 static void check_cross_entropy(int64_t N, int64_t vocab, int64_t V) {
-    tensor logits = RANDOM(N, V), targets = INTS(N), loss = RANDOM(1);
-    tensor out = ZEROS(1), lse = ZEROS(N), dlogits = ZEROS(N, V);
+    tensor logits = RANDOM(N, V), targets = INTS(N), loss = F32_RANDOM(1);
+    tensor out = F32_ZEROS(1), lse = F32_ZEROS(N), dlogits = ZEROS(N, V);
     tensor_randomize_ints(&targets, -1, vocab);
     for (int64_t i = 0; i < tensor_count(&logits); i++)
         logits.data[i] = (float)(logits.data[i] * 12);
@@ -266,24 +290,35 @@ static void check_cross_entropy(int64_t N, int64_t vocab, int64_t V) {
     FREE(&logits, &targets, &loss, &out, &lse, &dlogits);
 }
 
+/* With a twin when `real` is bf16. */
 static void check_adamw(int64_t count, double step) {
-    tensor param = RANDOM(count), grad = RANDOM(count), m = RANDOM(count);
-    tensor v = RANDOM(count), schedule = ZEROS(2), clip = ZEROS(1);
-    tensor param_out = ZEROS(count), m_out = ZEROS(count), v_out = ZEROS(count);
+    tensor param = F32_RANDOM(count), grad = F32_RANDOM(count);
+    tensor m = F32_RANDOM(count), v = F32_RANDOM(count);
+    tensor schedule = F32_ZEROS(2), clip = F32_ZEROS(1), twin = RANDOM(count);
+    tensor param_out = F32_ZEROS(count), m_out = F32_ZEROS(count);
+    tensor v_out = F32_ZEROS(count), twin_out = ZEROS(count);
     tensor_set(&schedule, (double)3e-2f, step);
     tensor_set(&clip, 0.625);
     for (int64_t i = 0; i < count; i++)
         v.data[i] = fabs(v.data[i]);
-    check_parity(&(op_call){"adamw",
-                            .in = {&param, &grad, &m, &v, &schedule, &clip},
-                            .out = {&param_out, &m_out, &v_out},
-                            .attrs = {TSR_ATTR_REAL("beta1", 0.9),
-                                      TSR_ATTR_REAL("beta2", 0.95),
-                                      TSR_ATTR_REAL("eps", 1e-8),
-                                      TSR_ATTR_REAL("weight_decay", 0.1)},
-                            .over = {1, 3, 4}},
-                 0);
-    FREE(&param, &grad, &m, &v, &schedule, &clip, &param_out, &m_out, &v_out);
+    op_call call = {"adamw", .in = {&param, &grad, &m, &v, &schedule, &clip},
+                    .out = {&param_out, &m_out, &v_out},
+                    .attrs = {TSR_ATTR_REAL("beta1", 0.9),
+                              TSR_ATTR_REAL("beta2", 0.95),
+                              TSR_ATTR_REAL("eps", 1e-8),
+                              TSR_ATTR_REAL("weight_decay", 0.1)},
+                    .over = {1, 3, 4}};
+    if (real == TSR_BF16) {
+        call.in[6] = &twin;
+        call.out[3] = &twin_out;
+        call.over[3] = 7;
+    }
+    check_parity(&call, 0);
+    for (int64_t i = 0; real == TSR_BF16 && i < count; i++)
+        CHECK(twin_out.data[i] ==
+              (double)tsr_from_bf16(tsr_to_bf16((float)param_out.data[i])));
+    FREE(&param, &grad, &m, &v, &schedule, &clip, &twin);
+    FREE(&param_out, &m_out, &v_out, &twin_out);
 }
 
 /* ---- sizes ---- */
@@ -336,20 +371,26 @@ static void check_attentions(void) {
     }
 }
 
-int main(void) {
-    tsr_cpu_gemm_load();
-    for (int t = 0; t < THREAD_COUNTS; t++)
-        devices[t] = device_with(thread_counts[t]);
-
+static void check_all(tsr_dtype dtype) {
+    static const int64_t counts[] = {1, 3, 37, 1023, 1025, 5000};
+    real = dtype;
     check_rows();
     check_linears();
     check_attentions();
-    static const int64_t counts[] = {1, 3, 37, 1023, 1025, 5000};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         check_elements(counts[i]);
         check_adamw(counts[i], 1);
         check_adamw(counts[i], 1000);
     }
+}
+
+int main(void) {
+    tsr_cpu_gemm_load();
+    for (int t = 0; t < THREAD_COUNTS; t++)
+        devices[t] = device_with(thread_counts[t]);
+
+    check_all(TSR_F32);
+    check_all(TSR_BF16);
     for (int t = 0; t < THREAD_COUNTS; t++)
         tsr_device_release(devices[t]);
     return 0;

@@ -439,13 +439,15 @@ static void check_nan_reaches(const op_call *call, const tensor *input) {
     }
 }
 
-static void check_nans(void) {
+static void check_nans(tsr_dtype real) {
     enum { B = 2, T = 37, H = 2, C = 24 };
-    tensor x = RANDOM(B, T, C), w = RANDOM(C, C), b = RANDOM(C);
-    tensor y = ZEROS(B, T, C), mean = ZEROS(B, T), rstd = RANDOM(B, T);
-    tensor qkv = RANDOM(B, T, 3 * C), dqkv = ZEROS(B, T, 3 * C);
-    tensor lse = ZEROS(B, H, T), dw = ZEROS(C, C), targets = INTS(B, T);
-    tensor loss = ZEROS(1), row_lse = ZEROS(B, T), dc = ZEROS(C), db = ZEROS(C);
+#define REALS(...) tensor_randomized(tensor_of(real, SHAPE_(__VA_ARGS__)))
+    tensor x = REALS(B, T, C), w = REALS(C, C), b = REALS(C);
+    tensor y = REALS(B, T, C), mean = ZEROS(B, T), rstd = RANDOM(B, T);
+    tensor qkv = REALS(B, T, 3 * C), dqkv = REALS(B, T, 3 * C);
+    tensor lse = ZEROS(B, H, T), dw = REALS(C, C), targets = INTS(B, T);
+    tensor loss = ZEROS(1), row_lse = ZEROS(B, T), dc = REALS(C), db = REALS(C);
+#undef REALS
     const tsr_attr heads = TSR_ATTR_INT("heads", H);
     const tsr_attr kv_heads = TSR_ATTR_INT("kv_heads", H);
     const tsr_attr eps = TSR_ATTR_REAL("eps", 1e-5);
@@ -478,6 +480,30 @@ static void check_nans(void) {
          &row_lse, &dc, &db);
 }
 
+/* What is too large for bf16 becomes infinite, and the largest of bf16 stays:
+ * 0x1.fep127, after which f32 has a few more. */
+static void check_infinities(void) {
+    enum { COUNT = 6 };
+    const int64_t shape[] = {COUNT};
+    static const double a_values[COUNT] = {0x1.fep127, -0x1.fep127, 0x1.fep127,
+                                           INFINITY,   -INFINITY,   INFINITY};
+    static const double b_values[COUNT] = {0,         -0x1.fep127, 0x1p118,
+                                           -INFINITY, 1,           2};
+    static const double sums[COUNT] = {0x1.fep127, -INFINITY, 0x1.fep127,
+                                       NAN,        -INFINITY, INFINITY};
+    tensor a = tensor_of(TSR_BF16, 1, shape), b = tensor_of(TSR_BF16, 1, shape);
+    tensor y = tensor_of(TSR_BF16, 1, shape);
+    memcpy(a.data, a_values, sizeof a_values);
+    memcpy(b.data, b_values, sizeof b_values);
+    run_op(&kernels, &(op_call){"add", .in = {&a, &b}, .out = {&y}});
+    for (int i = 0; i < COUNT; i++)
+        if (isnan(sums[i]))
+            CHECK_NAN(y.data[i]);
+        else
+            CHECK_VALUE(y.data[i], sums[i]);
+    FREE(&a, &b, &y);
+}
+
 static void check_all(void) {
     check_embedding();
     check_embedding_grad();
@@ -489,7 +515,9 @@ static void check_all(void) {
     check_gelu();
     check_cross_entropy();
     check_adamw();
-    check_nans();
+    check_nans(TSR_F32);
+    check_nans(TSR_BF16);
+    check_infinities();
 }
 
 int main(void) {

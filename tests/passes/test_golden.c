@@ -56,12 +56,12 @@ static void check_golden(const tsr_plan *plan, const char *name) {
 }
 
 static tsr_value_id matrix(tsr_graph *graph, const char *name, int group,
-                           int64_t rows, int64_t columns) {
+                           int64_t rows, int64_t columns, tsr_dtype dtype) {
     return tsr_graph_param(
         graph,
         &(tsr_param){
             .name = name,
-            .type = {.dtype = TSR_F32, .dims = 2, .shape = {rows, columns}},
+            .type = {.dtype = dtype, .dims = 2, .shape = {rows, columns}},
             .group = group,
             .init = TSR_INIT_NORMAL,
             .init_value = 0.5,
@@ -69,7 +69,7 @@ static tsr_value_id matrix(tsr_graph *graph, const char *name, int group,
 }
 
 /* 2 sequences of 3 tokens; vocabulary 5, 4 channels: no size divides by 3. */
-static tsr_graph *tiny_graph(void) {
+static tsr_graph *tiny_graph(tsr_dtype dtype) {
     tsr_graph *graph;
     tsr_type ids = {.dtype = TSR_I32, .dims = 2, .shape = {2, 3}},
              scalar = {.dtype = TSR_F32, .dims = 1, .shape = {1}};
@@ -81,15 +81,16 @@ static tsr_graph *tiny_graph(void) {
                  loss =
                      tsr_graph_declare(graph, "loss", TSR_ROLE_STATE, &scalar);
     tsr_graph_set_layer(graph, "embed");
-    tsr_value_id table = matrix(graph, "table", 0, 5, 4),
+    tsr_value_id table = matrix(graph, "table", 0, 5, 4, dtype),
                  x = tsr_embedding(graph, tokens, table);
     tsr_graph_set_layer(graph, "h.0");
     tsr_value_id bias = tsr_graph_param(
         graph, &(tsr_param){.name = "h.0.bias",
-                            .type = {.dtype = TSR_F32, .dims = 1, .shape = {4}},
+                            .type = {.dtype = dtype, .dims = 1, .shape = {4}},
                             .group = 1});
-    tsr_value_id y = tsr_linear(graph, x, matrix(graph, "h.0.weight", 1, 4, 4),
-                                bias, TSR_WEIGHT_IN_OUT);
+    tsr_value_id y =
+        tsr_linear(graph, x, matrix(graph, "h.0.weight", 1, 4, 4, dtype), bias,
+                   TSR_WEIGHT_IN_OUT);
     x = tsr_add(graph, tsr_gelu(graph, y), x);
     tsr_graph_set_layer(graph, "head");
     tsr_value_id logits =
@@ -105,7 +106,7 @@ static void test_passes(void) {
     const tsr_pass *passes[] = {tsr_pass_differentiate(), tsr_pass_shard(),
                                 tsr_pass_update(),        tsr_pass_repeat(),
                                 tsr_pass_schedule(),      tsr_pass_layout()};
-    tsr_plan *plan = plan_of(tiny_graph(), 3, true);
+    tsr_plan *plan = plan_of(tiny_graph(TSR_F32), 3, true);
     for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
         CHECK_OK(passes[i]->run(plan, &gpt_training));
         check_golden(plan, passes[i]->name);
@@ -119,7 +120,7 @@ static void test_prefetch(void) {
     const tsr_pass *passes[] = {tsr_pass_differentiate(), tsr_pass_shard(),
                                 tsr_pass_update(), tsr_pass_schedule(),
                                 tsr_pass_prefetch()};
-    tsr_plan *plan = plan_of(tiny_graph(), 3, false);
+    tsr_plan *plan = plan_of(tiny_graph(TSR_F32), 3, false);
     CHECK_OK(tsr_pipeline_run(plan, passes, sizeof passes / sizeof *passes,
                               &gpt_training));
     check_golden(plan, "prefetch");
@@ -130,11 +131,28 @@ static void test_prefetch(void) {
 static void test_copies(void) {
     tsr_target target = {.world = 3};
     tsr_plan *plan;
-    CHECK_OK(tsr_compile_training(tiny_graph(), &target, &gpt_training, &plan));
+    CHECK_OK(tsr_compile_training(tiny_graph(TSR_F32), &target, &gpt_training,
+                                  &plan));
     check_golden(plan, "copies");
     tsr_plan_release(plan);
-    CHECK_OK(tsr_compile_forward(tiny_graph(), &target, &plan));
+    CHECK_OK(tsr_compile_forward(tiny_graph(TSR_F32), &target, &plan));
     check_golden(plan, "forward");
+    tsr_plan_release(plan);
+}
+
+/* Masters apart from what is gathered, and how matrices are multiplied. */
+static void test_bf16(void) {
+    tsr_target target = {.world = 3,
+                         .shared = true,
+                         .gather_alias = true,
+                         .products = "bf16: by hand"};
+    tsr_plan *plan;
+    CHECK_OK(tsr_compile_training(tiny_graph(TSR_BF16), &target, &gpt_training,
+                                  &plan));
+    check_golden(plan, "bf16");
+    tsr_plan_release(plan);
+    CHECK_OK(tsr_compile_forward(tiny_graph(TSR_BF16), &target, &plan));
+    check_golden(plan, "bf16_forward");
     tsr_plan_release(plan);
 }
 
@@ -143,6 +161,7 @@ int main(void) {
     test_passes();
     test_prefetch();
     test_copies();
+    test_bf16();
     tsr_op_table_release(ops);
     return 0;
 }

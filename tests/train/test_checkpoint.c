@@ -1,4 +1,5 @@
 /* Checkpoints: written by any number of ranks, read by any other. */
+#include "base/half.h"
 #include "ranks.h"
 #include "train/config.h"
 #include "train/safetensors_writer.h"
@@ -22,6 +23,40 @@ static void test_worlds(const temp *files) {
         for (int to = 0; to < 4; to++)
             check_loads(folder, worlds[to], 1 + (size_t)to % 3, w);
     }
+}
+
+/* A bf16 twin is loaded rounded, beside the weights or alone; what it has past
+ * the tensor's end is 0. */
+static void test_twins(const temp *files) {
+    static shards loaded;
+    static uint16_t twins[TENSORS][128];
+    char folder[600];
+    strcpy(folder, temp_path(files, "deep/er/worlds/step-11")); /* salt 1 */
+    for (int rank = 0; rank < 3; rank++)
+        for (int alone = 0; alone < 2; alone++) {
+            make_shards(&loaded, 3, rank, 1);
+            memset(twins, 0xff, sizeof twins);
+            for (int t = 0; t < TENSORS; t++) {
+                loaded.tensors[t].twin = twins[t];
+                if (alone)
+                    loaded.tensors[t].weights = NULL;
+            }
+            CHECK_OK(tsr_checkpoint_load(folder, loaded.tensors, TENSORS, rank,
+                                         false));
+            for (int t = 0; t < TENSORS; t++) {
+                const tsr_checkpoint_tensor *tensor = &loaded.tensors[t];
+                size_t part = tsr_checkpoint_part(tensor, rank),
+                       first = (size_t)rank * tensor->shard_count;
+                for (size_t k = 0; k < tensor->shard_count; k++) {
+                    float expected = k < part ? value(t, 0, first + k, 1) : 0;
+                    CHECK(twins[t][k] == tsr_to_bf16(expected));
+                    CHECK(alone || tensor->weights[k] == expected);
+                }
+                CHECK(twins[t][tensor->shard_count] == 0xffff);
+            }
+        }
+    CHECK_FAILS(tsr_checkpoint_load(folder, loaded.tensors, TENSORS, 0, true),
+                TSR_INVALID_ARGUMENT, "a shard is missing");
 }
 
 /* The bytes of a checkpoint do not depend on who wrote it. */
@@ -268,6 +303,7 @@ int main(void) {
     temp files;
     temp_create(&files);
     test_worlds(&files);
+    test_twins(&files);
     test_same_bytes(&files);
     test_layout(&files);
     test_info(&files);

@@ -4,11 +4,14 @@
 #ifndef TSR_TESTS_ZERO_RUNS_H
 #define TSR_TESTS_ZERO_RUNS_H
 
+#include "base/half.h"
 #include "comm/ranks.h"
 #include "graph/plan_edit.h"
+#include "ops/cpu_bf16.h"
+#include "ops/cpu_matmul.h"
 #include "train/trainer.h"
 
-enum { RUN_MAX_STEPS = 64, RUN_KINDS = 3 };
+enum { RUN_MAX_STEPS = 256, RUN_KINDS = 3 };
 
 /* Samples of one evaluation; a multiple of world * batch. */
 enum { RUN_EVAL_SAMPLES = 120 };
@@ -40,6 +43,7 @@ typedef struct tsr_run {
     const char *load, *save; /* folders of checkpoints, or NULL */
     bool evaluate; /* after every step, on samples of its own; the plans share
                       an arena */
+    tsr_read_sample read;          /* of the model's config; NULL: run_read */
     void (*edit)(plan_text *text); /* of the sharded training plan, which is
                                       then ordered and placed; or NULL */
 } tsr_run;
@@ -142,6 +146,8 @@ static inline void run_session_open(const tsr_run *run, run_session *self) {
     *self = (run_session){.run = run};
     CHECK_OK(tsr_op_table_create(&self->ops));
     CHECK_OK(tsr_kernel_table_create(run->kernels, &self->kernels));
+    target.products =
+        tsr_kernel_table_products(self->kernels, run->model.dtype);
     if (run->edit)
         self->plan = run_edited_plan(self, run_graph(self, 1 / tokens), &target,
                                      &training);
@@ -171,11 +177,12 @@ static inline tsr_trainer_options run_options(const run_session *self,
     uint64_t delay_seed =
         run->delay_seed ? run->delay_seed + 1000 * (uint64_t)rank : 0;
     uint32_t slowness = (uint32_t)(delay_seed % 3);
+    tsr_samples samples = {run->read ? run->read : run_read, &run->model};
     return (tsr_trainer_options){
         .plan = self->plan,
         .eval_plan = self->eval_plan,
-        .samples = {run_read, &run->model},
-        .eval_samples = {run_read, &run->model},
+        .samples = samples,
+        .eval_samples = samples,
         .micro_steps = run->micro_steps,
         .rates = {.peak = 5e-3, .floor = 1e-3, .warmup = 2, .steps = 40},
         .seed = 7,
@@ -215,9 +222,24 @@ static inline void outcome_release(outcome *self) {
     tsr_os_unmap(self, self->bytes);
 }
 
+/* The bf16 twin, where there is one, is the weights rounded. */
+static inline void check_twin(const tsr_checkpoint_tensor *tensor) {
+    for (size_t i = 0; tensor->twin && i < tensor->shard_count; i++)
+        CHECK_MESSAGE(tensor->twin[i] == tsr_to_bf16(tensor->weights[i]),
+                      "'%s': element %zu is %.9g, its twin %.9g", tensor->name,
+                      i, (double)tensor->weights[i],
+                      (double)tsr_from_bf16(tensor->twin[i]));
+}
+
+static inline void check_twins(const tsr_trainer *trainer) {
+    for (size_t t = 0; t < trainer->tensors.count; t++)
+        check_twin(&trainer->tensors.data[t]);
+}
+
 /* Adds this rank's shards; what they have past the parameter's end is 0. */
 static inline void outcome_collect(outcome *self, const tsr_trainer *trainer) {
     size_t at = 0;
+    check_twins(trainer);
     for (size_t t = 0; t < trainer->tensors.count; t++) {
         const tsr_checkpoint_tensor *tensor = &trainer->tensors.data[t];
         const float *kinds[RUN_KINDS] = {tensor->weights, tensor->exp_avg,
@@ -251,8 +273,10 @@ static inline void run_rank(rank_context *rank) {
     tsr_trainer_options options = run_options(job->session, rank->rank);
     tsr_trainer *trainer;
     CHECK_OK(tsr_trainer_create(&options, rank->bootstrap, &trainer));
+    check_twins(trainer);
     if (run->load)
         CHECK_OK(tsr_trainer_load(trainer, run->load));
+    check_twins(trainer);
     while (tsr_trainer_steps(trainer) < run->steps) {
         tsr_step_metrics metrics;
         CHECK_OK(tsr_trainer_step(trainer, &metrics));

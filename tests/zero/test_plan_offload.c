@@ -102,6 +102,24 @@ static void check_all(int world) {
     }
 }
 
+/* With masters and twins; the masters go to the host, too. */
+static void masters(plan_text *t) {
+    moments_to_host(t);
+    keep_all_on_host(t, " master ");
+}
+
+static void check_bf16(int world, run_memory memory) {
+    static const edit_case kept = {"masters", masters, true};
+    tsr_run run = make_run(world, memory);
+    run.model.dtype = TSR_BF16;
+    outcome *plain = train(&run);
+    check_case(plain, run, &kept);
+    for (size_t i = 0; i < CASES; i++)
+        if (memory != RUN_ALIAS || cases[i].alias)
+            check_case(plain, run, &cases[i]);
+    outcome_release(plain);
+}
+
 /* Ranks that are processes; kernels of two threads. */
 static void check_forms(void) {
     tsr_run run = make_run(2, RUN_COPY);
@@ -395,6 +413,8 @@ int main(void) {
         check_moment_bytes(world);
         check_shard_bytes(world);
     }
+    check_bf16(2, RUN_ALIAS);
+    check_bf16(3, RUN_COPY);
     check_forms();
     check_golden();
     check_activation_bytes();

@@ -52,13 +52,16 @@ static outcome *interrupt(tsr_run first, tsr_run second) {
     return made;
 }
 
-static void check_same(int world, run_memory memory, bool processes) {
+static void check_same(int world, run_memory memory, bool processes,
+                       tsr_dtype dtype) {
     char what[96];
     tsr_run run = make_run(world, 12 / world, 2);
     run.memory = memory;
     run.processes = processes;
-    snprintf(what, sizeof what, "%d ranks, %s, %s, resumed", world,
-             run_memory_names[memory], processes ? "processes" : "threads");
+    run.model.dtype = dtype;
+    snprintf(what, sizeof what, "%d ranks, %s, %s, %s, resumed", world,
+             run_memory_names[memory], processes ? "processes" : "threads",
+             tsr_dtype_name(dtype));
     outcome *whole = train(&run), *resumed = interrupt(run, run);
     check_same_bits(whole, resumed, HALF, what);
     CHECK(!(resumed->losses[0][HALF - 1] > 0)); /* not trained once more */
@@ -126,9 +129,11 @@ int main(void) {
     folder_create(folder);
     for (int world = 1; world <= 3; world++)
         for (int memory = 0; memory < RUN_MEMORIES; memory++)
-            check_same(world, (run_memory)memory, false);
-    check_same(2, RUN_ALIAS, true);
-    check_same(2, RUN_PRIVATE, true);
+            for (int dtype = TSR_F32; dtype <= TSR_BF16; dtype++)
+                check_same(world, (run_memory)memory, false, (tsr_dtype)dtype);
+    check_same(2, RUN_ALIAS, true, TSR_F32);
+    check_same(2, RUN_ALIAS, true, TSR_BF16);
+    check_same(2, RUN_PRIVATE, true, TSR_F32);
     check_host(1);
     check_host(3);
     for (int world = 1; world <= 8; world *= 2)

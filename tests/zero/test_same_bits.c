@@ -35,11 +35,11 @@ static void check_forms(tsr_run run) {
             char what[96];
             run.processes = processes;
             run.memory = (run_memory)memory;
-            snprintf(what, sizeof what,
-                     "%d ranks, dim %d: %s, %s; against threads, alias",
-                     run.world, (int)run.model.dim,
-                     processes ? "processes" : "threads",
-                     run_memory_names[memory]);
+            snprintf(
+                what, sizeof what,
+                "%d ranks, dim %d, %s: %s, %s; against threads, alias",
+                run.world, (int)run.model.dim, tsr_dtype_name(run.model.dtype),
+                processes ? "processes" : "threads", run_memory_names[memory]);
             outcome *other = train(&run);
             check_same_bits(first, other, 0, what);
             outcome_release(other);
@@ -61,8 +61,9 @@ static tsr_run make_odd_run(int world) {
 }
 
 /* Evaluating on the way leaves no trace. */
-static void check_evaluation(int world, run_memory memory) {
+static void check_evaluation(int world, run_memory memory, tsr_dtype dtype) {
     tsr_run run = make_run(world);
+    run.model.dtype = dtype;
     run.memory = memory;
     outcome *plain = train(&run);
     run.evaluate = true;
@@ -88,6 +89,22 @@ static void check_splits_differ(void) {
     outcome_release(a);
 }
 
+/* bf16, multiplied in f32 or as it is. */
+static void check_bf16(tsr_bf16_choice choice) {
+    tsr_cpu_bf16_prefer(choice);
+    for (int world = 1; world <= 5; world += world == 3 ? 2 : 1) {
+        tsr_run run = world == 3 ? make_odd_run(world) : make_run(world);
+        run.model.dtype = TSR_BF16;
+        check_forms(run);
+    }
+    tsr_run run = make_odd_run(2);
+    run.model.dtype = TSR_BF16;
+    run.threads = 2;
+    check_repeats(&run, "bf16, 2 ranks of 2 threads");
+    check_evaluation(2, RUN_ALIAS, TSR_BF16);
+    tsr_cpu_bf16_prefer(TSR_BF16_PROBE);
+}
+
 int main(void) {
     for (int world = 1; world <= 3; world++)
         check_forms(make_run(world));
@@ -102,7 +119,10 @@ int main(void) {
     run.memory = RUN_COPY;
     check_repeats(&run, "5 ranks, copy");
     for (int memory = 0; memory < RUN_MEMORIES; memory++)
-        check_evaluation(2, (run_memory)memory);
+        check_evaluation(2, (run_memory)memory, TSR_F32);
     check_splits_differ();
+    check_bf16(TSR_BF16_F32);
+    if (tsr_matmul_possible())
+        check_bf16(TSR_BF16_NATIVE);
     return 0;
 }

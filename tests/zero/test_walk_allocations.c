@@ -53,13 +53,14 @@ static void everything_to_host(plan_text *t) {
 }
 
 static void check_walks(int world, int threads, run_memory memory,
-                        tsr_kernel_set kernels) {
+                        tsr_kernel_set kernels, tsr_dtype dtype) {
     tsr_run run = {.model = {.layers = 2,
                              .heads = 2,
                              .dim = 16,
                              .vocab = 29,
                              .seq = 8,
-                             .norm_eps = 1e-5},
+                             .norm_eps = 1e-5,
+                             .dtype = dtype},
                    .world = world,
                    .batch = 2,
                    .micro_steps = 2,
@@ -76,10 +77,11 @@ static void check_walks(int world, int threads, run_memory memory,
     pthread_barrier_destroy(&job.together);
 
     long own = heap_calls(true), others = heap_calls(false);
-    printf("%d ranks of %d threads, %s, %s: %ld calls of our own, %ld of "
+    printf("%d ranks of %d threads, %s, %s, %s: %ld calls of our own, %ld of "
            "others, %ld bytes more held\n",
            world, threads, run_memory_names[memory],
-           tsr_kernel_table_describe(session.kernels), own, others,
+           tsr_kernel_table_describe(session.kernels),
+           tsr_kernel_table_products(session.kernels, dtype), own, others,
            job.outstanding[1] - job.outstanding[0]);
     heap_print();
     CHECK(own == 0);
@@ -108,12 +110,18 @@ static void check_counting(void) {
 int main(void) {
     check_counting();
     for (int memory = 0; memory < RUN_MEMORIES; memory++) {
-        check_walks(1, 1, (run_memory)memory, TSR_KERNELS_REF);
-        check_walks(2, 1, (run_memory)memory, TSR_KERNELS_REF);
+        check_walks(1, 1, (run_memory)memory, TSR_KERNELS_REF, TSR_F32);
+        check_walks(2, 1, (run_memory)memory, TSR_KERNELS_REF, TSR_F32);
     }
-    check_walks(1, 2, RUN_ALIAS, TSR_KERNELS_CPU);
-    check_walks(2, 1, RUN_ALIAS, TSR_KERNELS_CPU);
-    check_walks(2, 2, RUN_COPY, TSR_KERNELS_CPU);
+    check_walks(1, 2, RUN_ALIAS, TSR_KERNELS_CPU, TSR_F32);
+    check_walks(2, 1, RUN_ALIAS, TSR_KERNELS_CPU, TSR_F32);
+    check_walks(2, 2, RUN_COPY, TSR_KERNELS_CPU, TSR_F32);
+    check_walks(2, 1, RUN_ALIAS, TSR_KERNELS_REF, TSR_BF16);
+    tsr_cpu_bf16_prefer(TSR_BF16_F32);
+    check_walks(2, 2, RUN_COPY, TSR_KERNELS_CPU, TSR_BF16);
+    tsr_cpu_bf16_prefer(TSR_BF16_NATIVE);
+    if (tsr_matmul_possible())
+        check_walks(2, 2, RUN_ALIAS, TSR_KERNELS_CPU, TSR_BF16);
     return 0;
 }
 

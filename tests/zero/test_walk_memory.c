@@ -11,13 +11,14 @@
 /* Four of these are a NaN. */
 #define POISON 0xff
 
-static tsr_run make_run(int world, run_memory memory) {
+static tsr_run make_run(int world, run_memory memory, tsr_dtype dtype) {
     return (tsr_run){.model = {.layers = 2,
                                .heads = 2,
                                .dim = 14,
                                .vocab = 29,
                                .seq = 7,
-                               .norm_eps = 1e-5},
+                               .norm_eps = 1e-5,
+                               .dtype = dtype},
                      .world = world,
                      .batch = 2,
                      .micro_steps = 2,
@@ -135,8 +136,8 @@ static void guarded_rank(rank_context *rank) {
     tsr_trainer_release(trainer);
 }
 
-static void check_guards(int world, run_memory memory) {
-    tsr_run run = make_run(world, memory);
+static void check_guards(int world, run_memory memory, tsr_dtype dtype) {
+    tsr_run run = make_run(world, memory, dtype);
     run_session session;
     run_session_open(&run, &session);
     run_threads(world, guarded_rank, &session);
@@ -202,8 +203,8 @@ static void spoilt_rank(rank_context *rank) {
     tsr_trainer_release(trainer);
 }
 
-static void check_spoilt(int world, run_memory memory) {
-    tsr_run run = make_run(world, memory);
+static void check_spoilt(int world, run_memory memory, tsr_dtype dtype) {
+    tsr_run run = make_run(world, memory, dtype);
     outcome *clean = train(&run), *spoilt = outcome_create(&run);
     run_session session;
     run_job job = {.session = &session, .outcome = spoilt};
@@ -220,26 +221,28 @@ static void check_spoilt(int world, run_memory memory) {
 
 /* ---- one copy of the weights a host ---- */
 
-static tsr_plan *compile(int world, run_memory memory, run_session *session) {
+static tsr_plan *compile(int world, run_memory memory, tsr_dtype dtype,
+                         run_session *session) {
     static tsr_run run;
-    run = make_run(world, memory);
+    run = make_run(world, memory, dtype);
     run_session_open(&run, session);
     return session->plan;
 }
 
 /* Any number of ranks: the parameters, each filled up to whole shards and to
  * the alignment. */
-static void check_weight_bytes(void) {
+static void check_weight_bytes(tsr_dtype dtype) {
     for (int world = 1; world <= 64; world = world * 3 / 2 + 1) {
         run_session session;
-        const tsr_plan *plan = compile(world, RUN_ALIAS, &session);
+        const tsr_plan *plan = compile(world, RUN_ALIAS, dtype, &session);
         size_t least = 0, most = 0, alignment = plan->target.alignment;
         for (int32_t p = 0; p < tsr_graph_param_count(plan->graph); p++) {
             const tsr_param *param =
                 tsr_graph_param_at(plan->graph, (tsr_param_id){p});
             size_t bytes = tsr_type_bytes(&param->type);
             least += bytes;
-            most += bytes + (size_t)(world - 1) * sizeof(float) + alignment - 1;
+            most += bytes + (size_t)(world - 1) * tsr_dtype_bytes(dtype) +
+                    alignment - 1;
         }
         size_t planned = plan->bytes[TSR_SPACE_WEIGHTS];
         CHECK_MESSAGE(planned >= least && planned <= most,
@@ -275,7 +278,7 @@ static void sharing_rank(rank_context *rank) {
 
 static void check_sharing(int world, bool processes) {
     run_session session;
-    compile(world, RUN_ALIAS, &session);
+    compile(world, RUN_ALIAS, TSR_F32, &session);
     if (processes)
         run_processes(world, sharing_rank, &session);
     else
@@ -285,15 +288,17 @@ static void check_sharing(int world, bool processes) {
 
 int main(void) {
     static const int worlds[] = {1, 2, 5};
-    check_weight_bytes();
+    check_weight_bytes(TSR_F32);
+    check_weight_bytes(TSR_BF16);
     for (int world = 2; world <= 4; world++) {
         check_sharing(world, true);
         check_sharing(world, false);
     }
     for (size_t w = 0; w < sizeof worlds / sizeof *worlds; w++)
-        for (int memory = 0; memory < RUN_MEMORIES; memory++) {
-            check_guards(worlds[w], (run_memory)memory);
-            check_spoilt(worlds[w], (run_memory)memory);
-        }
+        for (int memory = 0; memory < RUN_MEMORIES; memory++)
+            for (int dtype = TSR_F32; dtype <= TSR_BF16; dtype++) {
+                check_guards(worlds[w], (run_memory)memory, (tsr_dtype)dtype);
+                check_spoilt(worlds[w], (run_memory)memory, (tsr_dtype)dtype);
+            }
     return 0;
 }

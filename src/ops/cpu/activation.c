@@ -1,13 +1,13 @@
 /* Element by element: GELU and addition. One loop over memory each. */
+#include "ops/cpu/element.h"
 #include "ops/cpu/exp.h"
-#include "ops/cpu/isa.h"
 #include "ops/cpu/parallel.h"
 
 #include <math.h>
 
 typedef struct elements {
-    const float *a, *b;
-    float *y;
+    const tsr_element *a, *b;
+    tsr_element *y;
     int64_t count;
 } elements;
 
@@ -27,19 +27,19 @@ static void run_elements(const tsr_kernel_call *call, tsr_parallel_body body) {
 
 static void gelu_body(void *context, int64_t begin, int64_t end) {
     const elements *e = context;
-    const float *x = e->a;
-    float *y = e->y;
+    const tsr_element *x = e->a;
+    tsr_element *y = e->y;
     const int64_t last = tsr_min(end * TSR_ELEMENTS, e->count);
 
 #pragma omp simd
     for (int64_t i = begin * TSR_ELEMENTS; i < last; i++) {
-        const float v = x[i];
+        const float v = tsr_widen(x[i]);
         const float twice_u = TWICE_SQRT_2_OVER_PI * (v + CUBIC * v * v * v);
-        y[i] = v / (1.0f + tsr_exp(-twice_u));
+        y[i] = tsr_narrow(v / (1.0f + tsr_exp(-twice_u)));
     }
 }
 
-tsr_status TSR_CPU(gelu)(const tsr_kernel_call *call) {
+tsr_status TSR_KERNEL(gelu)(const tsr_kernel_call *call) {
     run_elements(call, gelu_body);
     return TSR_OK;
 }
@@ -47,14 +47,15 @@ tsr_status TSR_CPU(gelu)(const tsr_kernel_call *call) {
 /* With s = 1 / (1 + exp(-2u)):  dgelu/dx = s + x s (1 - s) 2u'. */
 static void gelu_grad_body(void *context, int64_t begin, int64_t end) {
     const elements *e = context;
-    const float *x = e->a, *dy = e->b;
-    float *dx = e->y;
+    const tsr_element *x = e->a, *dy = e->b;
+    tsr_element *dx = e->y;
     const int64_t last = tsr_min(end * TSR_ELEMENTS, e->count);
 
 #pragma omp simd
     for (int64_t i = begin * TSR_ELEMENTS; i < last; i++) {
         /* Past 16, s is 0 or 1 in f32, and x^3 may overflow. */
-        float v = x[i] > 16.0f ? 16.0f : x[i];
+        float v = tsr_widen(x[i]);
+        v = v > 16.0f ? 16.0f : v;
         v = v < -16.0f ? -16.0f : v;
         const float twice_u = TWICE_SQRT_2_OVER_PI * (v + CUBIC * v * v * v);
         const float twice_du =
@@ -63,27 +64,28 @@ static void gelu_grad_body(void *context, int64_t begin, int64_t end) {
         const float t = tsr_exp(-fabsf(twice_u));
         const float inverse = 1.0f / (1.0f + t);
         const float s = (twice_u < 0.0f ? t : 1.0f) * inverse;
-        dx[i] = dy[i] * (s + v * twice_du * (t * inverse * inverse));
+        dx[i] = tsr_narrow(tsr_widen(dy[i]) *
+                           (s + v * twice_du * (t * inverse * inverse)));
     }
 }
 
-tsr_status TSR_CPU(gelu_grad)(const tsr_kernel_call *call) {
+tsr_status TSR_KERNEL(gelu_grad)(const tsr_kernel_call *call) {
     run_elements(call, gelu_grad_body);
     return TSR_OK;
 }
 
 static void add_body(void *context, int64_t begin, int64_t end) {
     const elements *e = context;
-    const float *a = e->a, *b = e->b;
-    float *y = e->y;
+    const tsr_element *a = e->a, *b = e->b;
+    tsr_element *y = e->y;
     const int64_t last = tsr_min(end * TSR_ELEMENTS, e->count);
 
 #pragma omp simd
     for (int64_t i = begin * TSR_ELEMENTS; i < last; i++)
-        y[i] = a[i] + b[i];
+        y[i] = tsr_narrow(tsr_widen(a[i]) + tsr_widen(b[i]));
 }
 
-tsr_status TSR_CPU(add)(const tsr_kernel_call *call) {
+tsr_status TSR_KERNEL(add)(const tsr_kernel_call *call) {
     run_elements(call, add_body);
     return TSR_OK;
 }

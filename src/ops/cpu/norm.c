@@ -1,5 +1,5 @@
 /* Layer normalisation. */
-#include "ops/cpu/isa.h"
+#include "ops/cpu/element.h"
 #include "ops/cpu/parallel.h"
 
 #include <math.h>
@@ -8,32 +8,38 @@
 /* ---- forward: a unit is a row ---- */
 
 typedef struct forward {
-    const float *x, *weight, *bias; /* (N, C), (C), (C) */
-    float *y, *mean, *rstd;         /* (N, C), (N), (N) */
+    const tsr_element *x, *weight, *bias; /* (N, C), (C), (C) */
+    tsr_element *y;                       /* (N, C) */
+    float *mean, *rstd;                   /* (N), (N) */
     int64_t C;
     float eps;
 } forward;
 
 static void forward_row(const forward *f, int64_t n) {
-    const float *x = f->x + n * f->C, *weight = f->weight, *bias = f->bias;
-    float *y = f->y + n * f->C;
+    const tsr_element *x = f->x + n * f->C;
+    const tsr_element *weight = f->weight, *bias = f->bias;
+    tsr_element *y = f->y + n * f->C;
     const int64_t C = f->C;
 
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t c = 0; c < C; c++)
-        sum += x[c];
+        sum += tsr_widen(x[c]);
     const float mean = sum / (float)C;
 
     float squares = 0;
 #pragma omp simd reduction(+ : squares)
-    for (int64_t c = 0; c < C; c++)
-        squares += (x[c] - mean) * (x[c] - mean);
+    for (int64_t c = 0; c < C; c++) {
+        const float d = tsr_widen(x[c]) - mean;
+        squares += d * d;
+    }
     const float rstd = 1.0f / sqrtf(squares / (float)C + f->eps);
 
 #pragma omp simd
     for (int64_t c = 0; c < C; c++)
-        y[c] = (x[c] - mean) * rstd * weight[c] + bias[c];
+        y[c] =
+            tsr_narrow((tsr_widen(x[c]) - mean) * rstd * tsr_widen(weight[c]) +
+                       tsr_widen(bias[c]));
     f->mean[n] = mean;
     f->rstd[n] = rstd;
 }
@@ -43,7 +49,7 @@ static void forward_body(void *context, int64_t begin, int64_t end) {
         forward_row(context, n);
 }
 
-tsr_status TSR_CPU(layer_norm)(const tsr_kernel_call *call) {
+tsr_status TSR_KERNEL(layer_norm)(const tsr_kernel_call *call) {
     forward f = {
         .x = call->in[0],
         .weight = call->in[1],
@@ -66,10 +72,12 @@ tsr_status TSR_CPU(layer_norm)(const tsr_kernel_call *call) {
 #define CHANNEL_BLOCK 64 /* of the final sum: four cache lines */
 
 typedef struct backward {
-    const float *x, *weight, *mean, *rstd, *dy; /* as in forward */
-    const float *acc;                           /* (N, C) or NULL */
-    float *dx, *dweight, *dbias; /* (N, C), (C), (C); dx may be acc or dy */
-    float *partial;              /* (chunks, 2, C): dweight, dbias */
+    const tsr_element *x, *weight, *dy; /* as in forward */
+    const float *mean, *rstd;
+    const tsr_element *acc;            /* (N, C) or NULL */
+    tsr_element *dx, *dweight, *dbias; /* (N, C), (C), (C); dx may be acc or
+                                          dy */
+    float *partial;                    /* (chunks, 2, C): dweight, dbias */
     int64_t N, C, chunks;
 } backward;
 
@@ -77,34 +85,40 @@ typedef struct backward {
  * formula). */
 static void backward_row(const backward *b, int64_t n, float *sums) {
     const int64_t C = b->C;
-    const float *x = b->x + n * C, *dy = b->dy + n * C, *weight = b->weight;
-    const float *acc = b->acc ? b->acc + n * C : NULL;
-    float *dx = b->dx + n * C, *dweight = sums, *dbias = sums + C;
+    const tsr_element *x = b->x + n * C, *dy = b->dy + n * C;
+    const tsr_element *weight = b->weight,
+                      *acc = b->acc ? b->acc + n * C : NULL;
+    tsr_element *dx = b->dx + n * C;
+    float *dweight = sums, *dbias = sums + C;
     const float mean = b->mean[n], rstd = b->rstd[n];
 
     float g_sum = 0, gh_sum = 0;
 #pragma omp simd reduction(+ : g_sum, gh_sum)
     for (int64_t c = 0; c < C; c++) {
-        const float h = (x[c] - mean) * rstd;
-        const float g = dy[c] * weight[c];
+        const float h = (tsr_widen(x[c]) - mean) * rstd;
+        const float d = tsr_widen(dy[c]);
+        const float g = d * tsr_widen(weight[c]);
         g_sum += g;
         gh_sum += g * h;
-        dweight[c] += dy[c] * h;
-        dbias[c] += dy[c];
+        dweight[c] += d * h;
+        dbias[c] += d;
     }
     const float g_mean = g_sum / (float)C, gh_mean = gh_sum / (float)C;
 
     if (acc) {
 #pragma omp simd
         for (int64_t c = 0; c < C; c++) {
-            const float h = (x[c] - mean) * rstd;
-            dx[c] = acc[c] + rstd * (dy[c] * weight[c] - g_mean - h * gh_mean);
+            const float h = (tsr_widen(x[c]) - mean) * rstd;
+            const float g = tsr_widen(dy[c]) * tsr_widen(weight[c]);
+            dx[c] = tsr_narrow(tsr_widen(acc[c]) +
+                               rstd * (g - g_mean - h * gh_mean));
         }
     } else {
 #pragma omp simd
         for (int64_t c = 0; c < C; c++) {
-            const float h = (x[c] - mean) * rstd;
-            dx[c] = rstd * (dy[c] * weight[c] - g_mean - h * gh_mean);
+            const float h = (tsr_widen(x[c]) - mean) * rstd;
+            const float g = tsr_widen(dy[c]) * tsr_widen(weight[c]);
+            dx[c] = tsr_narrow(rstd * (g - g_mean - h * gh_mean));
         }
     }
 }
@@ -120,25 +134,31 @@ static void backward_body(void *context, int64_t begin, int64_t end) {
     }
 }
 
-static void sum_body(void *context, int64_t begin, int64_t end) {
-    const backward *b = context;
-    const int64_t first = begin * CHANNEL_BLOCK;
-    const int64_t last = tsr_min(end * CHANNEL_BLOCK, b->C);
-    float *dweight = b->dweight, *dbias = b->dbias;
-    memset(dweight + first, 0, (size_t)(last - first) * sizeof *dweight);
-    memset(dbias + first, 0, (size_t)(last - first) * sizeof *dbias);
+static void sum_block(const backward *b, int64_t first, int64_t count) {
+    float dweight[CHANNEL_BLOCK] = {0}, dbias[CHANNEL_BLOCK] = {0};
     for (int64_t chunk = 0; chunk < b->chunks; chunk++) {
-        const float *sums = b->partial + chunk * 2 * b->C;
+        const float *sums = b->partial + chunk * 2 * b->C + first;
 #pragma omp simd
-        for (int64_t c = first; c < last; c++) {
+        for (int64_t c = 0; c < count; c++) {
             dweight[c] += sums[c];
             dbias[c] += sums[b->C + c];
         }
     }
+    for (int64_t c = 0; c < count; c++) {
+        b->dweight[first + c] = tsr_narrow(dweight[c]);
+        b->dbias[first + c] = tsr_narrow(dbias[c]);
+    }
 }
 
-size_t TSR_CPU(layer_norm_grad_workspace)(const tsr_op_view *view,
-                                          int threads) {
+static void sum_body(void *context, int64_t begin, int64_t end) {
+    const backward *b = context;
+    for (int64_t block = begin; block < end; block++)
+        sum_block(b, block * CHANNEL_BLOCK,
+                  tsr_min(CHANNEL_BLOCK, b->C - block * CHANNEL_BLOCK));
+}
+
+size_t TSR_KERNEL(layer_norm_grad_workspace)(const tsr_op_view *view,
+                                             int threads) {
     const tsr_type *x = &view->inputs[0];
     (void)threads;
     return (size_t)(tsr_ceil_div(tsr_row_count(x), CHUNK_ROWS) * 2 *
@@ -146,7 +166,7 @@ size_t TSR_CPU(layer_norm_grad_workspace)(const tsr_op_view *view,
            sizeof(float);
 }
 
-tsr_status TSR_CPU(layer_norm_grad)(const tsr_kernel_call *call) {
+tsr_status TSR_KERNEL(layer_norm_grad)(const tsr_kernel_call *call) {
     backward b = {
         .x = call->in[0],
         .weight = call->in[1],

@@ -1,4 +1,6 @@
-/* AdamW: one pass over param, grad, m and v; 28 bytes of traffic an element. */
+/* AdamW: one pass over param, grad, m and v; 28 bytes of traffic an element,
+ * and 2 for a bf16 twin. */
+#include "base/half.h"
 #include "ops/cpu/isa.h"
 #include "ops/cpu/parallel.h"
 
@@ -8,6 +10,7 @@
 typedef struct update {
     const float *grad;
     float *param, *m, *v;
+    uint16_t *twin; /* NULL: none */
     int64_t count;
     float clip, eps;
     float beta1, rest1, beta2, rest2; /* rest = 1 - beta, rounded once */
@@ -16,14 +19,14 @@ typedef struct update {
     float inverse_root_correction2;   /* 1 / sqrt(bias correction of v) */
 } update;
 
-static void update_body(void *context, int64_t begin, int64_t end) {
-    const update u = *(const update *)context;
+static void update_unit(const update *all, int64_t first) {
+    const update u = *all;
     const float *grad = u.grad;
     float *param = u.param, *m = u.m, *v = u.v;
-    const int64_t last = tsr_min(end * TSR_ELEMENTS, u.count);
+    const int64_t last = tsr_min(first + TSR_ELEMENTS, u.count);
 
 #pragma omp simd
-    for (int64_t i = begin * TSR_ELEMENTS; i < last; i++) {
+    for (int64_t i = first; i < last; i++) {
         const float g = grad[i] * u.clip;
         const float m_new = u.beta1 * m[i] + u.rest1 * g;
         const float v_new = u.beta2 * v[i] + u.rest2 * (g * g);
@@ -32,6 +35,16 @@ static void update_body(void *context, int64_t begin, int64_t end) {
         m[i] = m_new;
         v[i] = v_new;
     }
+    if (!u.twin)
+        return;
+#pragma omp simd
+    for (int64_t i = first; i < last; i++)
+        u.twin[i] = tsr_to_bf16(param[i]);
+}
+
+static void update_body(void *context, int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; unit++)
+        update_unit(context, unit * TSR_ELEMENTS);
 }
 
 tsr_status TSR_CPU(adamw)(const tsr_kernel_call *call) {
@@ -44,6 +57,7 @@ tsr_status TSR_CPU(adamw)(const tsr_kernel_call *call) {
         .param = call->out[0],
         .m = call->out[1],
         .v = call->out[2],
+        .twin = call->view.output_count > 3 ? call->out[3] : NULL,
         .count = tsr_type_count(&call->view.inputs[0]),
         .clip = *(const float *)call->in[5],
         .beta1 = (float)beta1,

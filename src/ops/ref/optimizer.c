@@ -12,6 +12,8 @@ tsr_status TSR_REF(adamw)(const tsr_kernel_call *call) {
     tsr_real *param = call->out[0]; /* (n), in place */
     tsr_real *m = call->out[1];     /* (n), in place */
     tsr_real *v = call->out[2];     /* (n), in place */
+    const tsr_out twin =
+        call->view.output_count > 3 ? tsr_out_of(call, 3) : (tsr_out){0};
     const int64_t count = tsr_type_count(&call->view.inputs[0]);
     const double beta1 = tsr_view_real(&call->view, "beta1", 0.9);
     const double beta2 = tsr_view_real(&call->view, "beta2", 0.999);
@@ -34,6 +36,8 @@ tsr_status TSR_REF(adamw)(const tsr_kernel_call *call) {
                               rate * m_hat / (sqrt(v_hat) + eps));
         m[i] = (tsr_real)m_new;
         v[i] = (tsr_real)v_new;
+        if (twin.data)
+            tsr_put(twin, i, (double)param[i]);
     }
     return TSR_OK;
 }
