@@ -318,6 +318,7 @@ static tsr_status run(bench *self) {
         TSR_TRY(measure(self));
         if (self->rank == 0) {
             busy = busy_seconds() - busy - (burnt_by_all(self) - burnt);
+            busy = busy > 0 ? busy : 0; /* ticks are coarse */
             began = seconds_of(CLOCK_MONOTONIC) - began;
             print_row(self,
                       busy / began / (double)sysconf(_SC_NPROCESSORS_ONLN));

@@ -120,20 +120,16 @@ static inline void sleep_ms(int ms) {
         ;
 }
 
-/* What an MPI of other programs makes in /dev/shm. */
-static inline bool entry_of_others(const char *name) {
-    return strncmp(name, "vader_", 6) == 0 || strncmp(name, "osc_", 4) == 0 ||
-           strncmp(name, "mpich_", 6) == 0;
-}
-
-/* Entries of a folder: open descriptors, threads, files of shared memory. */
+/* Entries of a folder: open descriptors, threads. Of shared memory's: those
+ * with our name, since other programs have theirs there. */
 static inline int count_entries(const char *path) {
     int count = 0;
+    bool all = strcmp(path, "/dev/shm") != 0;
     const struct dirent *entry;
     DIR *folder = opendir(path);
     CHECK(folder);
     while ((entry = readdir(folder)))
-        count += !entry_of_others(entry->d_name);
+        count += all || strstr(entry->d_name, "tessera");
     closedir(folder);
     return count;
 }
