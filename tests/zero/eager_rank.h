@@ -58,6 +58,8 @@ static inline void rank_open(eager_rank *self, const rank_context *context,
                              .settings = options->settings};
     if (zero.settings.stage == 0)
         zero.settings.stage = 3;
+    if (zero.settings.bucket_bytes == 0) /* the library's 64 MiB take long */
+        zero.settings.bucket_bytes = 1 << 20;
     self->stage = zero.settings.stage;
     CHECK_OK(tsr_zero_create(&zero, &self->zero));
 }
