@@ -21,6 +21,7 @@ enum {
     DNNL_SCRATCHPAD = 80,
 };
 #define DNNL_OUT_OF_MEMORY 1
+#define DNNL_INVALID_ARGUMENTS 2
 #define DNNL_MAX_DIMS 12
 
 /* dnnl_memory_desc_t has 696 bytes in 2.6, dnnl_matmul_desc_t 2800. */
@@ -176,8 +177,9 @@ static int init_matrix(memory_desc *desc, int64_t rows, int64_t columns,
 
 /* What a product of this shape is, before its code is made. */
 typedef struct recipe {
-    memory_desc matrices[MEMORIES]; /* A to BIAS */
-    void *desc;                     /* owned */
+    memory_desc matrices[SCRATCH]; /* A to BIAS */
+    void *desc;                    /* owned */
+    const memory_desc *scratch;    /* the library's, while desc lives */
 } recipe;
 
 static int init_matrices(const tsr_matmul_shape *s, memory_desc *matrices) {
@@ -225,10 +227,11 @@ static int recipe_init(const tsr_matmul_shape *shape, recipe *self) {
                                           dnnl.engine, NULL);
     if (attr)
         dnnl.attr_destroy(attr);
-    if (code == 0)
-        self->matrices[SCRATCH] =
-            *dnnl.primitive_desc_query(self->desc, DNNL_QUERY_SCRATCHPAD, 0);
-    return code;
+    if (code != 0)
+        return code;
+    self->scratch =
+        dnnl.primitive_desc_query(self->desc, DNNL_QUERY_SCRATCHPAD, 0);
+    return self->scratch ? 0 : DNNL_INVALID_ARGUMENTS;
 }
 
 size_t tsr_matmul_scratch_bytes(const tsr_matmul_shape *shape) {
@@ -237,10 +240,10 @@ size_t tsr_matmul_scratch_bytes(const tsr_matmul_shape *shape) {
     if (!tsr_matmul_possible())
         return 0;
     const int threads = begin_making();
-    if (recipe_init(shape, &made) == 0) {
-        bytes = dnnl.memory_desc_size(&made.matrices[SCRATCH]);
+    if (recipe_init(shape, &made) == 0)
+        bytes = dnnl.memory_desc_size(made.scratch);
+    if (made.desc)
         dnnl.primitive_desc_destroy(made.desc);
-    }
     end_making(threads);
     return bytes;
 }
@@ -253,8 +256,9 @@ static int create_memories(tsr_matmul *self, const recipe *made,
         if (i == BIAS && !has_bias)
             continue;
         arg->arg = args[i];
-        int code = dnnl.memory_create(&arg->memory, &made->matrices[i],
-                                      dnnl.engine, NULL);
+        int code = dnnl.memory_create(
+            &arg->memory, i == SCRATCH ? made->scratch : &made->matrices[i],
+            dnnl.engine, NULL);
         if (code != 0)
             return code;
         self->place[i] = self->count++;
