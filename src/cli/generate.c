@@ -334,6 +334,13 @@ static int run(int argc, char **argv) {
     int code = options_parse(&generate_command, argc, argv, &self.flags);
     if (code >= 0)
         return code;
+    int rank, world;
+    if (tsr_mpi_launched(&rank, &world) && world > 1)
+        return rank > 0 ? 2
+                        : options_mistake(&generate_command,
+                                          "an MPI launcher started several of "
+                                          "it, and it runs as one: leave the "
+                                          "launcher out");
     if (self.flags.threads == 0)
         self.flags.threads = tsr_os_processors();
     tsr_status status = open_decoder(&self);

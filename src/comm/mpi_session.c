@@ -166,6 +166,11 @@ static bool begin(mpi_server *self) {
     const char *threads = getenv(THREADS_VARIABLE);
     char *error = session->error;
     bool one = threads && strcmp(threads, "one") == 0;
+    if (threads && !one) {
+        snprintf(error, sizeof session->error,
+                 THREADS_VARIABLE "='%s' is unknown; known: one", threads);
+        return false;
+    }
     if (!session->module->begin(one, &session->job, &session->start, error))
         return false;
     if (tsr_mpi_exchange_create(session, 1, &self->receive) == TSR_OK &&

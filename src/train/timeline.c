@@ -155,6 +155,8 @@ static tsr_status write_file(const timeline *self, const char *path) {
                      ? status
                      : tsr_error(TSR_IO, "could not write the timeline %s: %s",
                                  path, strerror(errno));
+    if (status != TSR_OK)
+        (void)remove(path); /* half of it helps nobody */
     return status;
 }
 
