@@ -76,6 +76,16 @@ TSR_API tsr_status tsr_bootstrap_conclude(tsr_bootstrap *bootstrap,
  * does nothing. */
 TSR_API void tsr_bootstrap_end_job(tsr_bootstrap *bootstrap, int exit_code);
 
+/* Ranks of separate processes that something else has brought together, a
+ * launcher's store say: `exchange` does what tsr_bootstrap_exchange promises,
+ * and fails with tsr_fail. `context` is borrowed and outlives the bootstrap. */
+typedef tsr_status (*tsr_exchange)(void *context, const void *mine,
+                                   size_t bytes, void *all, int timeout_ms);
+TSR_API tsr_status tsr_bootstrap_create_callback(int rank, int world,
+                                                 tsr_exchange exchange,
+                                                 void *context,
+                                                 tsr_bootstrap **out_bootstrap);
+
 /* ---- communicator ---- */
 
 typedef struct tsr_comm tsr_comm;

@@ -128,6 +128,13 @@ TSR_API tsr_status tsr_zero_register_param(tsr_zero *zero,
 TSR_API tsr_status tsr_zero_update_param_grad_buffer(tsr_zero *zero, int64_t id,
                                                      tsr_tensor grad,
                                                      tsr_stream *stream);
+/* Stages 1 and 2: the same, of other elements of the whole gradient. Errors:
+ * also FAILED_PRECONDITION (stage 3); INVALID_ARGUMENT (not within it). */
+TSR_API tsr_status tsr_zero_update_param_grad_slice(tsr_zero *zero, int64_t id,
+                                                    tsr_tensor grad,
+                                                    int64_t slice_offset,
+                                                    int64_t slice_count,
+                                                    tsr_stream *stream);
 /* The same weights elsewhere: copies stay valid (else weights_changed). */
 TSR_API tsr_status tsr_zero_update_param_shard(tsr_zero *zero, int64_t id,
                                                tsr_tensor shard);

@@ -186,6 +186,29 @@ tsr_status tsr_zero_update_param_grad_buffer(tsr_zero *zero, int64_t id,
     return zero_grad_within(zero, param, stream);
 }
 
+tsr_status tsr_zero_update_param_grad_slice(tsr_zero *zero, int64_t id,
+                                            tsr_tensor grad,
+                                            int64_t slice_offset,
+                                            int64_t slice_count,
+                                            tsr_stream *stream) {
+    zero_param *param = NULL;
+    TSR_TRY(zero_find_param(zero, id, &param));
+    if (zero->options.settings.stage == 3)
+        return tsr_error(TSR_FAILED_PRECONDITION,
+                         "parameter %lld: stage 3 has shards of its own, no "
+                         "slices",
+                         (long long)id);
+    zero_param changed = *param;
+    changed.desc.slice_offset = slice_offset;
+    changed.desc.slice_count = slice_count;
+    TSR_TRY(check_slice(&changed));
+    TSR_TRY(check_grad(param, &grad, slice_count));
+    param->desc.slice_offset = slice_offset;
+    param->desc.slice_count = slice_count;
+    param->desc.grad = grad;
+    return zero_grad_within(zero, param, stream);
+}
+
 tsr_status tsr_zero_update_param_shard(tsr_zero *zero, int64_t id,
                                        tsr_tensor shard) {
     zero_param *param = NULL;

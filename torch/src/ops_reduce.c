@@ -1,0 +1,131 @@
+/* The ops of gradients, and freeing. */
+#include "base/memory.h"
+#include "ops.h"
+#include "registry.h"
+
+#define KERNEL(name)                                                           \
+    static void name(dc_value *stack, uint64_t arguments, uint64_t results)
+#define UNUSED_COUNTS ((void)arguments, (void)results)
+
+/* ---- reduce_grad ---- */
+
+/* The gradient is dense and of the dtype on the wire. Torch may use its memory
+ * again as soon as this returns. */
+static tsr_status reduce_dense(const dc_engine *engine, int64_t graph,
+                               int64_t id, const void *grad) {
+    TSR_TRY(
+        tsr_zero_reduce_grad(engine->zero, graph, id, grad, engine->stream));
+    return tsr_zero_wait_grads_copied(engine->zero, engine->stream);
+}
+
+static tsr_status reduce(dc_tensor a, int64_t graph, int64_t id) {
+    dc_engine *engine = NULL;
+    dc_param *param = NULL;
+    dc_tensor dense = NULL;
+    dc_view view;
+    TSR_TRY(dc_engine_of_graph(graph, &engine));
+    TSR_TRY(dc_find_param(engine, id, &param));
+    dc_storage_reap(&engine->storage);
+    if (engine->profiling)
+        return TSR_OK;
+    TSR_TRY(dc_tensor_view(a, &view));
+    if (view.numel != param->numel)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "reduce_grad: parameter %lld has %lld elements, its "
+                         "gradient %lld",
+                         (long long)id, (long long)param->numel,
+                         (long long)view.numel);
+    int32_t wire = dc_dtype_to_torch(param->communicated);
+    if (view.dtype == wire && view.contiguous)
+        return reduce_dense(engine, graph, id, view.data);
+    TSR_TRY(dc_tensor_copy(a, wire, &dense));
+    tsr_status status = dc_tensor_view(dense, &view);
+    if (status == TSR_OK)
+        status = reduce_dense(engine, graph, id, view.data);
+    dc_tensor_release(dense);
+    return status;
+}
+
+/* (0,), of the gradient's dtype and device. */
+static tsr_status empty_like(dc_tensor a, dc_tensor *out_tensor) {
+    const int64_t none = 0;
+    dc_view view;
+    TSR_TRY(dc_tensor_view(a, &view));
+    return dc_tensor_empty(&view, 1, &none, view.dtype, out_tensor);
+}
+
+KERNEL(reduce_grad) {
+    dc_tensor a = dc_take_tensor(stack[0]), made = NULL;
+    UNUSED_COUNTS;
+    dc_lock();
+    tsr_status status = reduce(a, (int64_t)stack[1], (int64_t)stack[2]);
+    dc_unlock();
+    if (status == TSR_OK)
+        status = empty_like(a, &made);
+    dc_tensor_release(a);
+    if (status != TSR_OK)
+        dc_throw();
+    stack[0] = dc_give_tensor(made);
+}
+
+KERNEL(reduce_grad_meta) {
+    dc_tensor a = dc_take_tensor(stack[0]), made = NULL;
+    UNUSED_COUNTS;
+    tsr_status status = empty_like(a, &made);
+    dc_tensor_release(a);
+    if (status != TSR_OK)
+        dc_throw();
+    stack[0] = dc_give_tensor(made);
+}
+
+/* ---- free_tensors ---- */
+
+static tsr_status free_large(dc_tensor tensor, int64_t threshold) {
+    dc_view view;
+    TSR_TRY(dc_tensor_view(tensor, &view));
+    int64_t bytes = view.numel * (int64_t)dc_torch()
+                                     ->aoti_torch_dtype_element_size(
+                                         view.dtype);
+    return bytes < threshold ? TSR_OK : dc_tensor_empty_data(tensor);
+}
+
+static tsr_status free_all(const dc_value *tensors, size_t count) {
+    dc_engine *engine = NULL;
+    dc_lock();
+    tsr_status status = dc_current(&engine);
+    bool profiling = engine && engine->profiling;
+    int64_t threshold = engine ? engine->options.free_threshold : 0;
+    dc_unlock();
+    for (size_t i = 0; i < count && status == TSR_OK && !profiling; i++)
+        status = free_large(dc_take_tensor(tensors[i]), threshold);
+    return status;
+}
+
+static void take_tensors(dc_value *stack, bool free_them) {
+    dc_value *tensors = NULL;
+    size_t count;
+    tsr_status status = dc_take_list(stack[0], &tensors, &count);
+    if (status == TSR_OK && free_them)
+        status = free_all(tensors, count);
+    for (size_t i = 0; i < count; i++)
+        dc_tensor_release(dc_take_tensor(tensors[i]));
+    tsr_free(tensors);
+    if (status != TSR_OK)
+        dc_throw();
+}
+
+KERNEL(free_tensors) {
+    UNUSED_COUNTS;
+    take_tensors(stack, true);
+}
+
+KERNEL(free_tensors_meta) {
+    UNUSED_COUNTS;
+    take_tensors(stack, false);
+}
+
+const dc_op dc_reduce_ops[] = {
+    {"reduce_grad", reduce_grad, reduce_grad_meta},
+    {"free_tensors", free_tensors, free_tensors_meta},
+};
+const size_t dc_reduce_op_count = sizeof dc_reduce_ops / sizeof *dc_reduce_ops;

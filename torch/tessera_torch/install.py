@@ -1,0 +1,128 @@
+"""install() and uninstall()."""
+import functools
+import sys
+
+from . import library, module, ops
+from .patching import Patches
+
+_patches = None
+
+
+def installed() -> bool:
+    return _patches is not None
+
+
+def install():
+    """Puts Tessera in the place of DeepSpeed's native DeepCompile library, before deepspeed.initialize(). On DeepSpeed's CPU
+    accelerator also patches what DeepCompile lacks there. Idempotent; uninstall() undoes it.
+
+    Raises RuntimeError where the original library is loaded already, torch is older than 2.11, or the ops of this
+    DeepSpeed are not known."""
+    global _patches
+    if installed():
+        return
+    import deepspeed
+    import deepspeed.compile.util as util
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.ops.op_builder.dc import DeepCompileBuilder
+    if util.dc_handle is not None or any(name.endswith("dc_op") or name == "dc" for name in sys.modules):
+        raise RuntimeError("tessera_torch: DeepSpeed's own DeepCompile library is loaded already; call "
+                           "tessera_torch.install() before deepspeed.initialize()")
+    ops.define(_minor(deepspeed.__version__))
+    patches = Patches()
+    try:
+        patches.set_item(DeepCompileBuilder._loaded_ops, DeepCompileBuilder.NAME, module)
+        patches.set(util, "dc_handle", module)
+        _wrap_engine(patches)
+        if get_accelerator().device_name() == "cpu":
+            from . import cpu
+            cpu.apply(patches)
+    except BaseException:
+        patches.undo()
+        raise
+    _patches = patches
+
+
+def uninstall():
+    """DeepSpeed as it was; the ops stay defined. Engines made in between must be destroyed first."""
+    global _patches
+    if not installed():
+        return
+    if library.get().current():
+        raise RuntimeError("tessera_torch: an engine is in use; engine.destroy() comes before uninstall()")
+    _patches.undo()
+    _patches = None
+
+
+def _minor(version: str) -> int:
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if major != 0:
+        raise RuntimeError(f"tessera_torch: the ops of DeepSpeed {version} are not known; 0.18 and 0.19 are")
+    return minor
+
+
+# ---- engines: their calls name none, so each entry point says which one is meant ----
+
+
+def _handle(engine):
+    return getattr(engine, "_tessera_handle", 0)
+
+
+def _current(engine):
+    if _handle(engine):
+        library.get().call("set_current", _handle(engine))
+
+
+def _wrap(patches, name, before=None, after=None, aborts=False):
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    original = getattr(DeepSpeedEngine, name, None)
+    if original is None:
+        return
+
+    @functools.wraps(original)
+    def wrapped(self, *arguments, **options):
+        _current(self)
+        if before:
+            before(self)
+        try:
+            result = original(self, *arguments, **options)
+        except Exception:
+            if aborts and _handle(self):
+                _abort(self)
+            raise
+        if after:
+            after(self)
+        return result
+
+    patches.set(DeepSpeedEngine, name, wrapped)
+
+
+def _abort(engine):
+    """The step's own exception is the one to be seen."""
+    try:
+        module.abort_step()
+    except RuntimeError:
+        pass
+
+
+def _remember(engine):
+    engine._tessera_handle = library.get().current()
+
+
+def _forget(engine):
+    engine._tessera_handle = 0
+
+
+def _weights_changed(engine):
+    if _handle(engine):
+        module.weights_changed()
+
+
+def _wrap_engine(patches):
+    _wrap(patches, "_initialize_deepcompile_native", after=_remember)
+    _wrap(patches, "_cleanup_deepcompile_native", after=_forget)
+    _wrap(patches, "compile")
+    _wrap(patches, "forward", aborts=True)
+    _wrap(patches, "backward", aborts=True)
+    _wrap(patches, "step", after=_weights_changed)
+    _wrap(patches, "load_checkpoint", after=_weights_changed)
