@@ -92,16 +92,16 @@ static tsr_status open_zero(dc_engine *engine, int stage) {
         .reduce_comm = engine->reduce_comm,
         .kernels = engine->kernels,
         .allocator = dc_storage_allocator(&engine->storage),
-        .settings = {
-            .stage = stage,
-            .bucket_bytes = bucket_bytes(engine),
-            .host_bytes = (size_t)options->host_bytes,
-            .double_buffer = options->double_buffer,
-            .symmetric_memory = options->symmetric_memory && stage == 3,
-            .sync_before_allgather = options->sync_before_allgather,
-            .sync_after_allgather = options->sync_after_allgather,
-            .sync_before_reduce = options->sync_before_reduce,
-            .sync_after_reduce = options->sync_after_reduce}};
+        .settings = {.stage = stage,
+                     .bucket_bytes = bucket_bytes(engine),
+                     .host_bytes = (size_t)options->host_bytes,
+                     .double_buffer = options->double_buffer,
+                     .symmetric_memory =
+                         options->symmetric_memory && stage == 3,
+                     .sync_before_allgather = options->sync_before_allgather,
+                     .sync_after_allgather = options->sync_after_allgather,
+                     .sync_before_reduce = options->sync_before_reduce,
+                     .sync_after_reduce = options->sync_after_reduce}};
     TSR_TRY(tsr_zero_create(&zero, &engine->zero));
     engine->stage = stage;
     tsr_zero_enable_profiling(engine->zero, engine->profiling);

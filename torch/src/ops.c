@@ -59,8 +59,8 @@ static tsr_status define_all(int minor) {
     for (size_t i = 0; i < sizeof schemas / sizeof *schemas; i++)
         if (minor >= schemas[i].first && minor <= schemas[i].last)
             TSR_TRY(define(ops, schemas[i].text));
-    DC_TRY(aoti_torch_library_init_fragment("tessera", __FILE__, __LINE__,
-                                            &ours));
+    DC_TRY(
+        aoti_torch_library_init_fragment("tessera", __FILE__, __LINE__, &ours));
     for (size_t i = 0; i < sizeof register_schemas / sizeof *register_schemas;
          i++)
         TSR_TRY(define(ours, register_schemas[i]));
@@ -70,8 +70,8 @@ static tsr_status define_all(int minor) {
 static tsr_status implement(const char *space, const char *key, bool meta,
                             const dc_op *ops, size_t count) {
     dc_library library = NULL;
-    DC_TRY(aoti_torch_library_init_impl(space, key, __FILE__, __LINE__,
-                                        &library));
+    DC_TRY(
+        aoti_torch_library_init_impl(space, key, __FILE__, __LINE__, &library));
     for (size_t i = 0; i < count; i++) {
         dc_kernel kernel = meta ? ops[i].meta : ops[i].cpu;
         if (kernel)
@@ -165,8 +165,8 @@ void dc_kernel_like(dc_value *stack, uint64_t arguments, uint64_t results) {
     (void)results;
     tsr_status status = dc_tensor_view(a, &view);
     if (status == TSR_OK && !dc_view_dense(&view))
-        status = dc_tensor_empty(&view, view.dims, view.sizes, view.dtype,
-                                 &made);
+        status =
+            dc_tensor_empty(&view, view.dims, view.sizes, view.dtype, &made);
     else if (status == TSR_OK)
         status = dc_tensor_empty(&view, 1, &view.numel, view.dtype, &flat);
     if (flat)

@@ -34,8 +34,8 @@ typedef struct dc_op {
 /* ops_gather.c, ops_reduce.c, ops_offload.c, ops_register.c */
 extern const dc_op dc_gather_ops[], dc_reduce_ops[], dc_offload_ops[];
 extern const dc_op dc_register_ops[];
-extern const size_t dc_gather_op_count, dc_reduce_op_count,
-    dc_offload_op_count, dc_register_op_count;
+extern const size_t dc_gather_op_count, dc_reduce_op_count, dc_offload_op_count,
+    dc_register_op_count;
 
 /* ---- kernels of several ops ---- */
 

@@ -14,8 +14,7 @@ static tsr_status copy_tensor(const dc_engine *engine, const dc_param *param,
                               tsr_dtype dtype, const void *memory,
                               dc_tensor *out_tensor) {
     int32_t torch_dtype = dc_dtype_to_torch(dtype);
-    dc_block *block =
-        memory ? dc_storage_find(&engine->storage, memory) : NULL;
+    dc_block *block = memory ? dc_storage_find(&engine->storage, memory) : NULL;
     if (block)
         return dc_block_tensor(block, torch_dtype, param->dims, param->sizes,
                                out_tensor);
@@ -105,8 +104,8 @@ static tsr_status prefetch(int64_t graph, const dc_value *ids,
             TSR_TRY(dc_dtype_from_torch((int32_t)(uint32_t)torch_dtypes[i],
                                         &dtypes[i]));
     }
-    return tsr_zero_prefetch_params_fused(
-        engine->zero, (const int64_t *)ids, dtypes, count, engine->stream);
+    return tsr_zero_prefetch_params_fused(engine->zero, (const int64_t *)ids,
+                                          dtypes, count, engine->stream);
 }
 
 static void release_tensors(dc_value *tensors, size_t count) {
@@ -164,11 +163,9 @@ static tsr_status wait(dc_tensor a, int64_t graph, int64_t id) {
     dc_engine *engine = NULL;
     void *memory = NULL;
     TSR_TRY(dc_engine_of_graph(graph, &engine));
-    TSR_TRY(
-        tsr_zero_wait_allgather(engine->zero, graph, id, engine->stream));
+    TSR_TRY(tsr_zero_wait_allgather(engine->zero, graph, id, engine->stream));
     DC_TRY(aoti_torch_get_data_ptr(a, &memory));
-    dc_block *block =
-        memory ? dc_storage_find(&engine->storage, memory) : NULL;
+    dc_block *block = memory ? dc_storage_find(&engine->storage, memory) : NULL;
     if (block)
         block->at_rest = true; /* the stream is the host: it has waited */
     return TSR_OK;

@@ -12,7 +12,7 @@
     static void name(dc_value *stack, uint64_t arguments, uint64_t results)
 
 typedef tsr_status (*op_body)(dc_engine *engine, int64_t graph, int64_t id,
-                           dc_tensor a, dc_tensor *out_tensor);
+                              dc_tensor a, dc_tensor *out_tensor);
 
 /* What all have in common. */
 static void run(dc_value *stack, op_body body, bool gives) {
@@ -43,9 +43,10 @@ static size_t bytes_of(const dc_view *view) {
 static tsr_status offload_dense(dc_engine *engine, int64_t graph, int64_t id,
                                 dc_tensor a, dc_tensor *out_tensor) {
     dc_view view;
-    void *host = NULL;
+    void *data = NULL, *host = NULL;
     TSR_TRY(dc_tensor_view(a, &view));
-    TSR_TRY(tsr_zero_offload_tensor(engine->zero, graph, id, view.data,
+    TSR_TRY(dc_tensor_data(a, &data));
+    TSR_TRY(tsr_zero_offload_tensor(engine->zero, graph, id, data,
                                     bytes_of(&view), engine->stream, &host));
     return dc_tensor_around(host, &view, out_tensor);
 }
@@ -68,9 +69,11 @@ static tsr_status offload(dc_engine *engine, int64_t graph, int64_t id,
 static tsr_status wait_offloaded(dc_engine *engine, int64_t graph, int64_t id,
                                  dc_tensor a, dc_tensor *out_tensor) {
     dc_view view;
+    void *host = NULL;
     TSR_TRY(dc_tensor_view(a, &view));
+    TSR_TRY(dc_tensor_data(a, &host));
     TSR_TRY(tsr_zero_wait_offload(engine->zero, graph, id, engine->stream));
-    return dc_tensor_around(view.data, &view, out_tensor);
+    return dc_tensor_around(host, &view, out_tensor);
 }
 
 static tsr_status empty_laid_out(const dc_view *like, dc_tensor *out_tensor) {
@@ -101,8 +104,7 @@ static tsr_status hand_over(dc_engine *engine, void *memory,
     if (!block)
         return tsr_error(TSR_NOT_FOUND, "a reloaded tensor without a block");
     dc_tensor flat = NULL;
-    TSR_TRY(
-        dc_block_tensor(block, view->dtype, 1, &view->numel, &flat));
+    TSR_TRY(dc_block_tensor(block, view->dtype, 1, &view->numel, &flat));
     tsr_status status = dc_tensor_laid_out(flat, view, out_tensor);
     dc_tensor_release(flat);
     TSR_TRY(status);

@@ -12,9 +12,11 @@
 /* The gradient is dense and of the dtype on the wire. Torch may use its memory
  * again as soon as this returns. */
 static tsr_status reduce_dense(const dc_engine *engine, int64_t graph,
-                               int64_t id, const void *grad) {
+                               int64_t id, dc_tensor grad) {
+    void *data = NULL;
+    TSR_TRY(dc_tensor_data(grad, &data));
     TSR_TRY(
-        tsr_zero_reduce_grad(engine->zero, graph, id, grad, engine->stream));
+        tsr_zero_reduce_grad(engine->zero, graph, id, data, engine->stream));
     return tsr_zero_wait_grads_copied(engine->zero, engine->stream);
 }
 
@@ -37,11 +39,9 @@ static tsr_status reduce(dc_tensor a, int64_t graph, int64_t id) {
                          (long long)view.numel);
     int32_t wire = dc_dtype_to_torch(param->communicated);
     if (view.dtype == wire && view.contiguous)
-        return reduce_dense(engine, graph, id, view.data);
+        return reduce_dense(engine, graph, id, a);
     TSR_TRY(dc_tensor_copy(a, wire, &dense));
-    tsr_status status = dc_tensor_view(dense, &view);
-    if (status == TSR_OK)
-        status = reduce_dense(engine, graph, id, view.data);
+    tsr_status status = reduce_dense(engine, graph, id, dense);
     dc_tensor_release(dense);
     return status;
 }
@@ -83,9 +83,9 @@ KERNEL(reduce_grad_meta) {
 static tsr_status free_large(dc_tensor tensor, int64_t threshold) {
     dc_view view;
     TSR_TRY(dc_tensor_view(tensor, &view));
-    int64_t bytes = view.numel * (int64_t)dc_torch()
-                                     ->aoti_torch_dtype_element_size(
-                                         view.dtype);
+    int64_t bytes =
+        view.numel *
+        (int64_t)dc_torch()->aoti_torch_dtype_element_size(view.dtype);
     return bytes < threshold ? TSR_OK : dc_tensor_empty_data(tensor);
 }
 

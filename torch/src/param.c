@@ -46,8 +46,7 @@ tsr_status dc_param_enter(dc_engine *engine, dc_param *param) {
         .type = {.dtype = param->stored, .dims = 1, .shape = {param->numel}},
         .shard = borrowed(param->tensor),
         .grad = borrowed(param->grad),
-        .frozen =
-            param->sharded && param->grad_numel == 0 && param->numel > 0,
+        .frozen = param->sharded && param->grad_numel == 0 && param->numel > 0,
         .gathered_dtype = param->stored,
         .communicated_dtype = param->communicated,
         .accumulated_dtype = param->accumulated,

@@ -20,9 +20,8 @@ static tsr_status block_create(size_t size, dc_block **out_block) {
                           .device_index = -1};
     TSR_TRY(tsr_alloc(1, sizeof *block, (void **)&block));
     block->size = size;
-    tsr_status status =
-        dc_tensor_empty(&like, 1, sizes, dc_torch()->aoti_torch_dtype_uint8(),
-                        &block->bytes);
+    tsr_status status = dc_tensor_empty(
+        &like, 1, sizes, dc_torch()->aoti_torch_dtype_uint8(), &block->bytes);
     if (status == TSR_OK &&
         dc_torch()->aoti_torch_get_data_ptr(block->bytes, &block->memory) != 0)
         status = dc_torch_failed("data_ptr");

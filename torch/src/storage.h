@@ -21,7 +21,8 @@
 typedef struct dc_block {
     struct dc_block *next;
     dc_tensor bytes; /* the storage, as u8; owned */
-    dc_tensor typed; /* the same as elements, of `dtype`; NULL: not yet; owned */
+    dc_tensor
+        typed; /* the same as elements, of `dtype`; NULL: not yet; owned */
     int32_t dtype;
     void *memory;
     size_t size;

@@ -4,7 +4,6 @@
 
 tsr_status dc_tensor_view(dc_tensor tensor, dc_view *out_view) {
     int64_t *sizes, *strides;
-    DC_TRY(aoti_torch_get_data_ptr(tensor, &out_view->data));
     DC_TRY(aoti_torch_get_numel(tensor, &out_view->numel));
     DC_TRY(aoti_torch_get_dim(tensor, &out_view->dims));
     DC_TRY(aoti_torch_get_sizes(tensor, &sizes));
@@ -15,6 +14,11 @@ tsr_status dc_tensor_view(dc_tensor tensor, dc_view *out_view) {
     DC_TRY(aoti_torch_is_contiguous(tensor, &out_view->contiguous));
     out_view->sizes = sizes;
     out_view->strides = strides;
+    return TSR_OK;
+}
+
+tsr_status dc_tensor_data(dc_tensor tensor, void **out_data) {
+    DC_TRY(aoti_torch_get_data_ptr(tensor, out_data));
     return TSR_OK;
 }
 

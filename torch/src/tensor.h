@@ -5,9 +5,9 @@
 #include "shim.h"
 #include "tessera/dtype.h"
 
-/* What a tensor is now; sizes and strides are the tensor's (borrowed). */
+/* What a tensor is now; sizes and strides are the tensor's (borrowed). Also of
+ * tensors without data, which torch traces with. */
 typedef struct dc_view {
-    void *data;
     int64_t numel, dims;
     const int64_t *sizes, *strides;
     int32_t dtype; /* torch's */
@@ -16,6 +16,8 @@ typedef struct dc_view {
 } dc_view;
 
 tsr_status dc_tensor_view(dc_tensor tensor, dc_view *out_view);
+/* Where its elements are now; NULL: it has none. */
+tsr_status dc_tensor_data(dc_tensor tensor, void **out_data);
 /* Takes NULL. */
 void dc_tensor_release(dc_tensor tensor);
 /* A second reference to it. */
