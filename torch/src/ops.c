@@ -158,20 +158,11 @@ void dc_kernel_same(dc_value *stack, uint64_t arguments, uint64_t results) {
     (void)results;
 }
 
-void dc_kernel_like(dc_value *stack, uint64_t arguments, uint64_t results) {
-    dc_tensor a = dc_take_tensor(stack[0]), made = NULL, flat = NULL;
-    dc_view view;
+void dc_kernel_clone(dc_value *stack, uint64_t arguments, uint64_t results) {
+    dc_tensor a = dc_take_tensor(stack[0]), made = NULL;
     (void)arguments;
     (void)results;
-    tsr_status status = dc_tensor_view(a, &view);
-    if (status == TSR_OK && !dc_view_dense(&view))
-        status =
-            dc_tensor_empty(&view, view.dims, view.sizes, view.dtype, &made);
-    else if (status == TSR_OK)
-        status = dc_tensor_empty(&view, 1, &view.numel, view.dtype, &flat);
-    if (flat)
-        status = dc_tensor_laid_out(flat, &view, &made);
-    dc_tensor_release(flat);
+    tsr_status status = dc_tensor_clone(a, &made);
     dc_tensor_release(a);
     if (status != TSR_OK)
         dc_throw();

@@ -41,8 +41,8 @@ extern const size_t dc_gather_op_count, dc_reduce_op_count, dc_offload_op_count,
 
 /* The first argument, unchanged. */
 void dc_kernel_same(dc_value *stack, uint64_t arguments, uint64_t results);
-/* A tensor that looks like the first. */
-void dc_kernel_like(dc_value *stack, uint64_t arguments, uint64_t results);
+/* A copy of the first. */
+void dc_kernel_clone(dc_value *stack, uint64_t arguments, uint64_t results);
 /* Nothing; the first argument is a tensor. */
 void dc_kernel_nothing(dc_value *stack, uint64_t arguments, uint64_t results);
 

@@ -50,7 +50,7 @@ static tsr_status reduce(dc_tensor a, int64_t graph, int64_t id) {
 static tsr_status empty_like(dc_tensor a, dc_tensor *out_tensor) {
     const int64_t none = 0;
     dc_view view;
-    TSR_TRY(dc_tensor_view(a, &view));
+    TSR_TRY(dc_tensor_kind(a, &view));
     return dc_tensor_empty(&view, 1, &none, view.dtype, out_tensor);
 }
 

@@ -2,15 +2,20 @@
 
 #define MOST_DIMS 16
 
+tsr_status dc_tensor_kind(dc_tensor tensor, dc_view *out_view) {
+    DC_TRY(aoti_torch_get_dtype(tensor, &out_view->dtype));
+    DC_TRY(aoti_torch_get_device_type(tensor, &out_view->device_type));
+    DC_TRY(aoti_torch_get_device_index(tensor, &out_view->device_index));
+    return TSR_OK;
+}
+
 tsr_status dc_tensor_view(dc_tensor tensor, dc_view *out_view) {
     int64_t *sizes, *strides;
+    TSR_TRY(dc_tensor_kind(tensor, out_view));
     DC_TRY(aoti_torch_get_numel(tensor, &out_view->numel));
     DC_TRY(aoti_torch_get_dim(tensor, &out_view->dims));
     DC_TRY(aoti_torch_get_sizes(tensor, &sizes));
     DC_TRY(aoti_torch_get_strides(tensor, &strides));
-    DC_TRY(aoti_torch_get_dtype(tensor, &out_view->dtype));
-    DC_TRY(aoti_torch_get_device_type(tensor, &out_view->device_type));
-    DC_TRY(aoti_torch_get_device_index(tensor, &out_view->device_index));
     DC_TRY(aoti_torch_is_contiguous(tensor, &out_view->contiguous));
     out_view->sizes = sizes;
     out_view->strides = strides;
@@ -144,6 +149,11 @@ tsr_status dc_tensor_retyped(dc_tensor bytes, int32_t torch_dtype,
                              dc_tensor *out_tensor) {
     return call_op("aten::view", "dtype", bytes,
                    (dc_value)(uint32_t)torch_dtype, out_tensor);
+}
+
+tsr_status dc_tensor_clone(dc_tensor tensor, dc_tensor *out_tensor) {
+    const dc_value no_memory_format = 0;
+    return call_op("aten::clone", "", tensor, no_memory_format, out_tensor);
 }
 
 tsr_status dc_tensor_resize_storage(dc_tensor tensor, int64_t bytes) {

@@ -5,8 +5,7 @@
 #include "shim.h"
 #include "tessera/dtype.h"
 
-/* What a tensor is now; sizes and strides are the tensor's (borrowed). Also of
- * tensors without data, which torch traces with. */
+/* What a tensor is now; sizes and strides are the tensor's (borrowed). */
 typedef struct dc_view {
     int64_t numel, dims;
     const int64_t *sizes, *strides;
@@ -16,6 +15,9 @@ typedef struct dc_view {
 } dc_view;
 
 tsr_status dc_tensor_view(dc_tensor tensor, dc_view *out_view);
+/* Its dtype and device alone: for tensors without data too, whose sizes may be
+ * symbols. */
+tsr_status dc_tensor_kind(dc_tensor tensor, dc_view *out_view);
 /* Where its elements are now; NULL: it has none. */
 tsr_status dc_tensor_data(dc_tensor tensor, void **out_data);
 /* Takes NULL. */
@@ -34,6 +36,8 @@ tsr_status dc_tensor_empty(const dc_view *like, int64_t dims,
 /* Dense, with the values; cast if its dtype is another. */
 tsr_status dc_tensor_copy(dc_tensor tensor, int32_t torch_dtype,
                           dc_tensor *out_tensor);
+/* The same values, in memory of their own; also without data. */
+tsr_status dc_tensor_clone(dc_tensor tensor, dc_tensor *out_tensor);
 /* `flat` (elements of one dimension) seen in the shape and layout of `like`,
  * which is dense. */
 tsr_status dc_tensor_laid_out(dc_tensor flat, const dc_view *like,

@@ -1,0 +1,429 @@
+"""The ops and functions one by one, on one rank: their contract, and the defects of the original that must not come back."""
+import pathlib
+import re
+import threading
+import unittest
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+import tessera_torch
+from deepspeed.compile.config import CompileConfig
+from tessera_torch import module as dc
+
+GRAPH = 1 << 40
+
+
+def setUpModule():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    tessera_torch.install()
+
+
+def tearDownModule():
+    dc.cleanup()
+    tessera_torch.uninstall()
+    dist.destroy_process_group()
+
+
+class OpTest(unittest.TestCase):
+
+    def setUp(self):
+        dc.init(dist.group.WORLD, CompileConfig(), 1000)
+        self.addCleanup(dc.cleanup)
+        self.ops = torch.ops.dc
+
+    def param(self, number, shape, dtype=torch.float32, grad_dtype=None, frozen=False):
+        count = torch.Size(shape).numel()
+        shard = torch.randn(count).to(dtype)
+        grad = torch.empty(0) if frozen else torch.full((count, ), 7.0, dtype=grad_dtype or dtype)
+        dc.register_z3_param(number, shape, shard, grad, False, grad_dtype or dtype)
+        return shard, grad
+
+    def gathered(self, shard, number, graph=GRAPH, **options):
+        return self.ops.wait_allgather(self.ops.allgather_param(shard, graph, number, **options), graph, number)
+
+    def end(self, graph=GRAPH, deps=()):
+        self.ops.end_backward(list(deps) or None, graph, False)
+
+
+class Schemas(unittest.TestCase):
+
+    def test_equal_to_deepspeeds_text(self):
+        source = pathlib.Path(deepspeed.__file__).parent / "ops/csrc/compile/init.cpp"
+        text = re.sub(r'"\s*\n\s*"', "", source.read_text())
+        schemas = re.findall(r'm\.def\(\s*"([a-z_]+\(.*?-> [^"]+)"', text)
+        self.assertGreaterEqual(len(schemas), 14)
+        for schema in schemas:
+            name = schema.split("(")[0]
+            self.assertEqual(getattr(torch.ops.dc, name).default._schema, torch._C.parse_schema(f"dc::{schema}"))
+
+
+class Gather(OpTest):
+
+    def test_release_frees_storage_with_live_views(self):
+        shard, _ = self.param(1, (30, 7))
+        dc.register_graph_z3(GRAPH, [1])
+        full = self.gathered(shard, 1)
+        view = full[3:9].t()
+        self.assertTrue(torch.equal(full.flatten(), shard))
+        self.assertEqual(full.untyped_storage().nbytes(), 840)
+        same = self.ops.release_param(full, GRAPH, 1, 2)
+        self.assertEqual(full.untyped_storage().nbytes(), 840)  # one of two uses
+        self.ops.release_param(same, GRAPH, 1, 2)
+        self.assertEqual((full.untyped_storage().nbytes(), view.untyped_storage().nbytes()), (0, 0))
+        self.assertEqual(dc.memory()["torch"], 0)
+
+    def test_a_copy_of_old_weights_is_not_used(self):
+        shard, _ = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        dc.set_persistent(1)
+        before = self.gathered(shard, 1).clone()
+        shard.mul_(2)
+        dc.weights_changed()
+        self.assertTrue(torch.equal(self.gathered(shard, 1), before * 2))
+
+    def test_dtype_asked_for(self):
+        shard, _ = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        for dtype in (torch.bfloat16, torch.float32, torch.float16):
+            full = self.gathered(shard, 1, dtype=dtype)
+            self.assertEqual(full.dtype, dtype)
+            self.assertTrue(torch.equal(full, shard.to(dtype)))
+            self.ops.release_param(full, GRAPH, 1, 1)
+
+    def test_prefetch_keeps_the_dtype(self):
+        shard, _ = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        for dtypes in ([torch.bfloat16], None):  # None: as it was asked for last
+            self.ops.prefetch_params_fused(GRAPH, [shard], [1], dtypes)
+            held = dc.memory()["gathered"]
+            full = self.gathered(shard, 1, dtype=torch.bfloat16)
+            self.assertEqual(dc.memory()["gathered"], held)  # nothing more was gathered
+            self.assertTrue(torch.equal(full, shard.bfloat16()))
+            self.ops.release_param(full, GRAPH, 1, 1)
+
+    def test_registered_anew(self):
+        shard, _ = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        dc.set_persistent(1)
+        self.gathered(shard, 1)
+        other, _ = self.param(1, (4, 5))
+        full = self.gathered(other, 1)
+        self.assertTrue(torch.equal(full.flatten(), other))
+
+    def test_released_by_one_graph_used_by_another(self):
+        shard, _ = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        dc.register_graph_z3(GRAPH + 1, [1])
+        one, two = self.gathered(shard, 1), self.gathered(shard, 1, GRAPH + 1)
+        self.ops.release_param(one, GRAPH, 1, 1)
+        self.assertTrue(torch.equal(two, shard))
+        self.ops.release_param(two, GRAPH + 1, 1, 1)
+        self.assertEqual(two.untyped_storage().nbytes(), 0)
+
+    def test_profiling(self):
+        shard, grad = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        dc.enable_profiling(True)
+        self.assertTrue(dc.is_profiling())
+        for _ in range(15):
+            dc.invalidate_gathered_param(1)
+            full = self.gathered(shard, 1)
+            self.assertTrue(torch.equal(full, shard))
+        for _ in range(3):
+            self.ops.release_param(full, GRAPH, 1, 1)
+        self.ops.reduce_grad(torch.ones(10), GRAPH, 1)
+        dc.clear_all_gathered_params()
+        dc.enable_profiling(False)
+        self.assertEqual(dc.memory()["torch"], 0)
+        self.assertEqual(grad.abs().max(), 0)
+
+    def test_no_growth(self):
+        shard, _ = self.param(1, (1000, ))
+        dc.register_graph_z3(GRAPH, [1])
+        held = []
+        for _ in range(1000):
+            full = self.gathered(shard, 1)
+            self.ops.reduce_grad(full.clone(), GRAPH, 1)
+            self.ops.release_param(full, GRAPH, 1, 1)
+            dc.start_backward(True)
+            self.end()
+            dc.weights_changed()
+            held.append(dc.memory()["torch"])
+        self.assertEqual(len(set(held[2:])), 1)  # two buckets, made when first used
+
+
+class Reduce(OpTest):
+
+    def test_accumulates_over_graphs_and_micro_steps(self):
+        _, grad = self.param(1, (10, ))
+        for graph in (GRAPH, GRAPH + 1):
+            dc.register_graph_z3(graph, [1])
+        for update in (False, True):
+            dc.start_backward(update)
+            for graph in (GRAPH, GRAPH + 1):
+                gradient = torch.ones(10)
+                self.assertEqual(self.ops.reduce_grad(gradient, graph, 1).shape, (0, ))
+                gradient.fill_(99)  # torch may use its memory again at once
+                self.end(graph)
+        self.assertTrue(torch.equal(grad, torch.full((10, ), 4.0)))
+
+    def test_no_gradient_this_step(self):
+        _, grad = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        dc.start_backward(True)
+        self.ops.reduce_grad(torch.ones(10), GRAPH, 1)
+        self.end()
+        dc.start_backward(True)
+        self.end()
+        self.assertEqual(grad.abs().max(), 0)
+
+    def test_not_contiguous_and_of_another_dtype(self):
+        _, grad = self.param(1, (4, 6), torch.bfloat16, torch.float32)
+        dc.register_graph_z3(GRAPH, [1])
+        gradient = torch.arange(24.0).view(6, 4).t().bfloat16()
+        dc.start_backward(True)
+        self.ops.reduce_grad(gradient, GRAPH, 1)
+        self.end()
+        self.assertTrue(torch.equal(grad.view(4, 6), gradient.float()))
+
+    def test_stage_1_sums_micro_steps_without_touching_gradients(self):
+        weights = torch.zeros(10)
+        dc.register_param(1, (10, ), weights, torch.empty(0), 0)
+        dc.register_graph_z1(GRAPH, [1])
+        slice_ = torch.empty(6)
+        first = torch.ones(10)
+        for _ in range(2):
+            dc.update_param_grad_buffer(1, torch.empty(0), 0)
+            dc.start_backward(False)
+            self.ops.reduce_grad(first, GRAPH, 1)
+            self.end()
+            dc.update_param_grad_buffer(1, slice_, 3)
+            dc.start_backward(True)
+            self.ops.reduce_grad(torch.arange(10.0), GRAPH, 1)
+            self.end()
+            self.assertTrue(torch.equal(slice_, torch.arange(10.0)[3:9] + 1))
+        self.assertTrue(torch.equal(first, torch.ones(10)))
+
+    def test_abort_step(self):
+        shard, grad = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        full = self.gathered(shard, 1)
+        dc.start_backward(True)
+        self.ops.reduce_grad(torch.ones(10), GRAPH, 1)
+        dc.abort_step()
+        self.assertEqual(full.untyped_storage().nbytes(), 0)
+        dc.start_backward(True)
+        self.ops.reduce_grad(torch.full((10, ), 3.0), GRAPH, 1)
+        self.end()
+        self.assertTrue(torch.equal(grad, torch.full((10, ), 3.0)))
+
+    def test_from_autograds_thread(self):
+        shard, grad = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        threads = []
+
+        class Use(torch.autograd.Function):
+
+            @staticmethod
+            def forward(context, x):
+                return x * 2
+
+            @staticmethod
+            def backward(context, gradient):
+                threads.append(threading.get_ident())
+                full = self.gathered(shard, 1)
+                self.ops.reduce_grad(gradient * full, GRAPH, 1)
+                self.ops.release_param(full, GRAPH, 1, 1)
+                self.end()
+                return gradient * 2
+
+        x = torch.ones(10, requires_grad=True)
+        dc.start_backward(True)
+        Use.apply(x).sum().backward()
+        self.assertTrue(torch.equal(grad, shard))
+        self.assertEqual(len(threads), 1)
+
+    def test_end_backward_takes_anything(self):
+        self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        dc.start_backward(True)
+        for deps in (None, torch.empty(0), [torch.empty(0)], [torch.empty(0), None], [None]):
+            self.ops.end_backward(deps, GRAPH, True)
+
+    def test_free_tensors(self):
+        small, large = torch.ones(10), torch.ones(11 << 20)
+        view = large[:5]
+        self.ops.free_tensors([small, large])
+        self.assertEqual((small.numel(), large.numel()), (10, 0))
+        self.assertEqual(view.sum(), 5)
+
+
+class Offload(OpTest):
+
+    def setUp(self):
+        super().setUp()
+        self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+
+    def round_trip(self, tensor):
+        host = self.ops.wait_offload(self.ops.offload_tensor(tensor, GRAPH, 5), GRAPH, 5)
+        reloading = self.ops.reload_tensor(host, GRAPH, 5)
+        return self.ops.wait_reload(reloading, GRAPH, 5)
+
+    def test_comes_back_whatever_its_layout(self):
+        base = torch.arange(24.0).view(4, 6)
+        for tensor in (base, base.t(), base[:, ::2], base.bfloat16(), torch.arange(7), torch.tensor(3.0)):
+            want = tensor.clone()
+            back = self.round_trip(tensor)
+            self.assertTrue(torch.equal(back, want))
+            self.assertNotEqual(back.data_ptr(), tensor.data_ptr())
+        self.assertEqual(dc.memory()["reloaded"], 0)  # the caller's now
+
+    def test_other_shapes_under_one_id(self):
+        for count in (10, 1000, 3):
+            self.assertTrue(torch.equal(self.round_trip(torch.arange(count)), torch.arange(count)))
+
+    def test_never_reloaded(self):
+        tensor = torch.arange(5.0)
+        back = self.ops.wait_reload(tensor, GRAPH, 9)
+        self.assertTrue(torch.equal(back, tensor))
+        self.assertNotEqual(back.data_ptr(), tensor.data_ptr())  # the schema names no alias
+
+    def test_parameter(self):
+        shard, _ = self.param(2, (10, ))
+        want = shard.clone()
+        dc.register_graph_z3(GRAPH, [1, 2])
+        self.ops.offload_parameter(shard, GRAPH, 2)
+        self.ops.reload_parameter(shard, GRAPH, 2)
+        self.assertTrue(torch.equal(self.gathered(shard, 2), want))
+
+
+class Tracing(OpTest):
+
+    def test_fake_tensors(self):
+        self.param(1, (3, 5))
+        dc.register_graph_z3(GRAPH, [1])
+        with FakeTensorMode():
+            shard = torch.empty(15)
+            full = self.gathered(shard, 1, dtype=torch.bfloat16)
+            self.assertIsInstance(full, FakeTensor)
+            self.assertEqual((full.shape, full.dtype), ((3, 5), torch.bfloat16))
+            self.assertEqual(self.ops.release_param(full, GRAPH, 1, 1).shape, (3, 5))
+            self.assertEqual(self.ops.reduce_grad(full, GRAPH, 1).shape, (0, ))
+            self.ops.prefetch_params_fused(GRAPH, [shard], [1])
+            self.ops.end_backward([full], GRAPH, False)
+        self.assertEqual(dc.memory()["torch"], 0)
+
+    def test_compiled_with_dynamic_shapes(self):
+        dc.cleanup()  # gathers are waited for at once: torch functionalises no op with an alias, as wait_allgather is
+        dc.init(dist.group.WORLD, CompileConfig(sync_after_allgather=True), 1000)
+        shard, grad = self.param(1, (3, 5))
+        dc.register_graph_z3(GRAPH, [1])
+
+        def function(x, shard):
+            full = torch.ops.dc.allgather_param(shard, GRAPH, 1)
+            nothing = torch.ops.dc.reduce_grad(full * 2, GRAPH, 1)
+            return torch.ops.dc.test_call(x @ full).relu() + 1, nothing
+
+        for backend in ("aot_eager", "inductor"):
+            compiled = torch.compile(function, backend=backend, dynamic=True)
+            for rows in (2, 9, 4):
+                x = torch.randn(rows, 3)
+                dc.start_backward(True)
+                found, nothing = compiled(x, shard)
+                self.end()
+                torch.testing.assert_close(found, (x @ shard.view(3, 5)).relu() + 1)
+                self.assertEqual(nothing.shape, (0, ))
+                self.assertTrue(torch.equal(grad, shard * 2))
+
+
+class Errors(OpTest):
+
+    def test_name_what_is_wrong(self):
+        shard, _ = self.param(1, (10, ))
+        for words, call in (
+            ("graph 77 is not registered", lambda: self.ops.allgather_param(shard, 77, 1)),
+            ("parameter 5 is not registered", lambda: dc.register_graph_z3(GRAPH, [5])),
+            ("its shard has 9 elements", lambda: dc.register_z3_param(2, (10, ), torch.ones(9), torch.ones(9), False, None)),
+            ("float32, bfloat16 or float16",
+             lambda: dc.register_z3_param(2, (4, ), torch.ones(4).double(), torch.ones(4), False, None)),
+        ):
+            with self.assertRaisesRegex(RuntimeError, words):
+                call()
+        dc.register_graph_z3(GRAPH, [1])
+        with self.assertRaisesRegex(RuntimeError, "parameter 1 has 10 elements, its gradient 3"):
+            self.ops.reduce_grad(torch.ones(3), GRAPH, 1)
+        with self.assertRaisesRegex(RuntimeError, "releases parameter 1, which it has not gathered"):
+            self.ops.release_param(shard, GRAPH, 1, 1)
+        with self.assertRaisesRegex(RuntimeError, "ZeRO stage 2 in an engine of stage 3"):
+            dc.register_graph_z2(GRAPH + 1, [1])
+
+    def test_settings(self):
+        with self.assertRaisesRegex(ValueError, "symmetric memory needs a GPU"):
+            dc.init(dist.group.WORLD, CompileConfig(symmetric_memory=True), 1000)
+
+    def test_no_engine(self):
+        dc.cleanup()
+        dc.cleanup()
+        with self.assertRaisesRegex(RuntimeError, "no engine"):
+            dc.reset()
+
+
+class Engines(OpTest):
+
+    def test_two_with_equal_ids(self):
+        from tessera_torch import library
+        one, _ = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        first = library.get().current()
+        dc.init(dist.group.WORLD, CompileConfig(), 1000)
+        self.addCleanup(dc.cleanup)
+        two, _ = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        second = library.get().current()
+        for handle, shard in ((first, one), (second, two), (first, one)):
+            library.get().call("set_current", handle)
+            full = self.gathered(shard, 1)
+            self.assertTrue(torch.equal(full, shard))
+            self.ops.release_param(full, GRAPH, 1, 1)
+
+
+class Installing(unittest.TestCase):
+
+    def test_undone(self):
+        import deepspeed.compile.util as util
+        from deepspeed.accelerator import get_accelerator
+        from deepspeed.ops.op_builder.dc import DeepCompileBuilder
+        from deepspeed.runtime.engine import DeepSpeedEngine
+        watched = [(util, "dc_handle"), (util, "is_deepcompile_supported"), (DeepSpeedEngine, "forward"),
+                   (type(get_accelerator()), "current_device"), (torch.Tensor, "record_stream")]
+        inside = [getattr(*at) for at in watched]
+        tessera_torch.uninstall()
+        self.assertNotIn("dc", DeepCompileBuilder._loaded_ops)
+        self.assertFalse(util.is_deepcompile_supported())
+        outside = [getattr(*at) for at in watched]
+        self.assertTrue(all(a is not b for a, b in zip(inside, outside)))
+        tessera_torch.install()
+        tessera_torch.install()
+        self.assertTrue(util.is_deepcompile_supported())
+        tessera_torch.uninstall()
+        self.assertEqual([getattr(*at) for at in watched], outside)
+        tessera_torch.install()
+
+    def test_original_library_is_there_already(self):
+        import deepspeed.compile.util as util
+        tessera_torch.uninstall()
+        util.dc_handle = object()
+        try:
+            with self.assertRaisesRegex(RuntimeError, "loaded already"):
+                tessera_torch.install()
+        finally:
+            util.dc_handle = None
+            tessera_torch.install()
+
+
+if __name__ == "__main__":
+    unittest.main()
