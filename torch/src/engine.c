@@ -132,6 +132,18 @@ tsr_status dc_engine_reset(dc_engine *engine) {
     return engine->zero ? tsr_zero_reset(engine->zero, engine->stream) : TSR_OK;
 }
 
+tsr_status dc_engine_reload_parameters(dc_engine *engine) {
+    for (size_t i = 0; i < engine->params.count; i++) {
+        dc_param *param = engine->params.data[i];
+        if (!param->away)
+            continue;
+        TSR_TRY(
+            tsr_zero_reload_parameter(engine->zero, param->id, engine->stream));
+        param->away = false;
+    }
+    return TSR_OK;
+}
+
 tsr_status dc_engine_weights_changed(dc_engine *engine) {
     if (!engine->zero || engine->stage != 3)
         return TSR_OK;

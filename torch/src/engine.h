@@ -24,6 +24,7 @@ typedef struct dc_param {
     dc_tensor grad;   /* its gradient buffer; owned */
     int64_t grad_numel, grad_offset;
     bool sharded, persistent;
+    bool away; /* on the host since offload_parameter */
     tsr_dtype stored, communicated, accumulated;
     tsr_dtype gathered; /* the dtype that allgather_param was last asked for */
 } dc_param;
@@ -66,6 +67,8 @@ bool dc_engine_has_graph(const dc_engine *engine, int64_t graph);
 tsr_status dc_engine_register_graph(dc_engine *engine, int stage, int64_t graph,
                                     const int64_t *ids, size_t count);
 tsr_status dc_engine_reset(dc_engine *engine);
+/* Brings back shards that are on the host: before they are written. */
+tsr_status dc_engine_reload_parameters(dc_engine *engine);
 /* All parameters' weights were written. */
 tsr_status dc_engine_weights_changed(dc_engine *engine);
 

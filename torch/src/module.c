@@ -152,6 +152,10 @@ int tsr_torch_clear_all_gathered_params(void) {
     WITH_ZERO(tsr_zero_clear_all_gathered_params(engine->zero));
 }
 
+int tsr_torch_reload_parameters(void) {
+    WITH_ZERO(dc_engine_reload_parameters(engine));
+}
+
 int tsr_torch_weights_changed(void) {
     WITH_ENGINE(dc_engine_weights_changed(engine));
 }

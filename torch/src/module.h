@@ -35,6 +35,8 @@ TSR_API int tsr_torch_end_backward(int64_t graph);
 TSR_API int tsr_torch_abort_step(void);
 TSR_API int tsr_torch_invalidate_gathered_param(int64_t id);
 TSR_API int tsr_torch_clear_all_gathered_params(void);
+/* Before and after all weights are written. */
+TSR_API int tsr_torch_reload_parameters(void);
 TSR_API int tsr_torch_weights_changed(void);
 
 /* Bytes: gathered, buckets, reloaded, host, host's pool, of torch's allocator.

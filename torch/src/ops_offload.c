@@ -134,18 +134,26 @@ static tsr_status wait_reloaded(dc_engine *engine, int64_t graph, int64_t id,
 
 static tsr_status offload_shard(dc_engine *engine, int64_t graph, int64_t id,
                                 dc_tensor a, dc_tensor *out_tensor) {
+    dc_param *param = NULL;
     (void)graph;
     (void)a;
     (void)out_tensor;
-    return tsr_zero_offload_parameter(engine->zero, id, engine->stream);
+    TSR_TRY(dc_find_param(engine, id, &param));
+    TSR_TRY(tsr_zero_offload_parameter(engine->zero, id, engine->stream));
+    param->away = true;
+    return TSR_OK;
 }
 
 static tsr_status reload_shard(dc_engine *engine, int64_t graph, int64_t id,
                                dc_tensor a, dc_tensor *out_tensor) {
+    dc_param *param = NULL;
     (void)graph;
     (void)a;
     (void)out_tensor;
-    return tsr_zero_reload_parameter(engine->zero, id, engine->stream);
+    TSR_TRY(dc_find_param(engine, id, &param));
+    TSR_TRY(tsr_zero_reload_parameter(engine->zero, id, engine->stream));
+    param->away = false;
+    return TSR_OK;
 }
 
 /* ---- kernels ---- */

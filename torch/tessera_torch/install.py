@@ -113,6 +113,11 @@ def _forget(engine):
     engine._tessera_handle = 0
 
 
+def _weights_will_change(engine):
+    if _handle(engine):
+        module.reload_parameters()
+
+
 def _weights_changed(engine):
     if _handle(engine):
         module.weights_changed()
@@ -124,5 +129,5 @@ def _wrap_engine(patches):
     _wrap(patches, "compile")
     _wrap(patches, "forward", aborts=True)
     _wrap(patches, "backward", aborts=True)
-    _wrap(patches, "step", after=_weights_changed)
-    _wrap(patches, "load_checkpoint", after=_weights_changed)
+    _wrap(patches, "step", before=_weights_will_change, after=_weights_changed)
+    _wrap(patches, "load_checkpoint", before=_weights_will_change, after=_weights_changed)

@@ -35,6 +35,7 @@ CALLS = {
     "abort_step": [],
     "invalidate_gathered_param": [I64],
     "clear_all_gathered_params": [],
+    "reload_parameters": [],
     "weights_changed": [],
     "memory": [I64 * 6],
 }

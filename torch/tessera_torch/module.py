@@ -103,6 +103,11 @@ def clear_all_gathered_params():
 # Ours: DeepSpeed's library has no such functions.
 
 
+def reload_parameters():
+    """The weights will be written: shards that are on the host come back first."""
+    library.get().call("reload_parameters")
+
+
 def weights_changed():
     """The weights were written: gathered copies of the old ones are stale."""
     library.get().call("weights_changed")

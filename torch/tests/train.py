@@ -90,8 +90,9 @@ def compare(options) -> dict:
 
 
 def within(found, dtype) -> bool:
-    """NaN is not within."""
-    return found["loss"] <= BOUNDS[dtype] and found["norm"] <= 4 * BOUNDS[dtype] and found["last"] < found["first"]
+    """NaN is not within; nor is a loss that stands still."""
+    moved = abs(found["last"] - found["first"]) > 1e-3
+    return found["loss"] <= BOUNDS[dtype] and found["norm"] <= 4 * BOUNDS[dtype] and moved
 
 
 def parse(arguments) -> dict:

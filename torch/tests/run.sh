@@ -1,0 +1,12 @@
+#!/bin/sh
+# run.sh PYTHON TEST: skips, with the reason, where the virtual environment is missing.
+python=$1
+test=$2
+if ! "$python" -c 'import deepspeed, torch' >/dev/null 2>&1; then
+    echo "skipped: $python cannot import deepspeed and torch; scripts/torch_venv.sh makes it"
+    exit 77
+fi
+cd "$(dirname "$test")" || exit 1
+export DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 LOCAL_SIZE=2
+export TRANSFORMERS_OFFLINE=1 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1
+exec "$python" "$test"

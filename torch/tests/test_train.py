@@ -1,0 +1,26 @@
+"""Real DeepSpeed on two ranks: losses and gradient norms of every step as those of its own eager ZeRO. The cover of all
+settings is scripts/test_torch_long.sh."""
+import unittest
+
+import train
+
+
+class Train(unittest.TestCase):
+
+    def check(self, *arguments):
+        options = train.parse(arguments)
+        found = train.compare(options)
+        self.assertTrue(train.within(found, options["dtype"]), found)
+
+    def test_stage_3(self):
+        self.check("3", "f32", "eager", "layers=1", "steps=7", "micro_steps=2")
+
+    def test_stage_2_inductor_bf16(self):
+        self.check("2", "bf16", "inductor", "layers=1", "steps=4")
+
+    def test_stage_1_micro_steps(self):
+        self.check("1", "f32", "eager", "layers=1", "steps=4", "micro_steps=2")
+
+
+if __name__ == "__main__":
+    unittest.main()
