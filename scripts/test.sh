@@ -9,6 +9,7 @@ say() { printf '\n== %s\n' "$*"; }
 say "dependencies"
 scripts/deps.sh test
 scripts/venv.sh
+scripts/torch_venv.sh
 
 say "build: gcc, clang, AddressSanitizer + UndefinedBehaviorSanitizer, ThreadSanitizer"
 mkdir -p build
