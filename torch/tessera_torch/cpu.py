@@ -1,5 +1,7 @@
 """What DeepCompile's Python needs on DeepSpeed's CPU accelerator. Each function is one patch, applied on that accelerator only,
 and only where something is missing; its docstring is the reason."""
+import importlib
+import logging
 import operator
 import time
 import types
@@ -167,7 +169,24 @@ def wait_every_gather(patches):
             patches.set(owner, name, waited)
 
 
-PATCHES = (supported, current_device, streams, fork_rng, average, record_stream, activation_on_host, python_dispatcher,
+def shared_memory_op(patches):
+    """DeepSpeed compiles an all-reduce for one host when its CPU backend starts; where there is no compiler gloo's will do."""
+    backend = importlib.import_module("deepspeed.comm.torch")  # as an attribute it is the package torch
+    original = getattr(backend, "build_shm_op", None)
+    if original is None:
+        return
+
+    def build_shm_op():
+        try:
+            return original()
+        except Exception as error:  # no ninja, no compiler, a failed build
+            logging.getLogger("tessera_torch").info("DeepSpeed's shared-memory op was not built: %s", error)
+            return None
+
+    patches.set(backend, "build_shm_op", build_shm_op)
+
+
+PATCHES = (shared_memory_op, supported, current_device, streams, fork_rng, average, record_stream, activation_on_host, python_dispatcher,
            comm_profile, wait_every_gather)
 
 
