@@ -1,5 +1,5 @@
-"""Real DeepSpeed on two ranks: losses and gradient norms of every step as those of its own eager ZeRO. The cover of all
-settings is scripts/test_torch_long.sh."""
+"""Real DeepSpeed on two ranks: losses and gradient norms of every step as those of its own eager ZeRO. faults.py shows that this
+sees wrong builds."""
 import unittest
 
 import train
