@@ -9,7 +9,6 @@ say() { printf '\n== %s\n' "$*"; }
 say "dependencies"
 scripts/deps.sh test
 scripts/venv.sh
-scripts/torch_venv.sh
 
 say "build: gcc, clang, AddressSanitizer + UndefinedBehaviorSanitizer, ThreadSanitizer"
 mkdir -p build
