@@ -3,7 +3,7 @@
 #include "ops.h"
 #include "registry.h"
 
-int tsr_torch_load(int minor) {
+tsr_status tsr_torch_load(int minor) {
     dc_lock();
     tsr_status status = dc_ops_register(minor);
     dc_unlock();
@@ -12,14 +12,15 @@ int tsr_torch_load(int minor) {
 
 const char *tsr_torch_error(void) { return tsr_last_error(); }
 
-int tsr_torch_fail(int status, const char *message) {
+tsr_status tsr_torch_fail(int status, const char *message) {
     return tsr_fail((tsr_status)status, message);
 }
 
 /* ---- engines ---- */
 
 /* The ranks meet without the lock: other engines go on. */
-int tsr_torch_engine_create(const dc_options *options, int64_t *out_handle) {
+tsr_status tsr_torch_engine_create(const dc_options *options,
+                                   int64_t *out_handle) {
     dc_engine *engine = NULL;
     dc_registry_state *registry = dc_registry();
     *out_handle = 0;
@@ -32,7 +33,7 @@ int tsr_torch_engine_create(const dc_options *options, int64_t *out_handle) {
     return TSR_OK;
 }
 
-int tsr_torch_engine_destroy(int64_t handle) {
+tsr_status tsr_torch_engine_destroy(int64_t handle) {
     dc_engine *engine = NULL;
     dc_registry_state *registry = dc_registry();
     dc_lock();
@@ -58,7 +59,7 @@ int64_t tsr_torch_current(void) {
     return handle;
 }
 
-int tsr_torch_set_current(int64_t handle) {
+tsr_status tsr_torch_set_current(int64_t handle) {
     dc_engine *engine = NULL;
     dc_lock();
     tsr_status status = dc_engine_of_handle(handle, &engine);
@@ -84,14 +85,14 @@ int tsr_torch_set_current(int64_t handle) {
     } while (0)
 #define WITH_ZERO(call) WITH_ENGINE(engine->zero ? (call) : TSR_OK)
 
-int tsr_torch_reset(void) { WITH_ENGINE(dc_engine_reset(engine)); }
+tsr_status tsr_torch_reset(void) { WITH_ENGINE(dc_engine_reset(engine)); }
 
-int tsr_torch_register_graph(int stage, int64_t graph, const int64_t *ids,
-                             size_t count) {
+tsr_status tsr_torch_register_graph(int stage, int64_t graph,
+                                    const int64_t *ids, size_t count) {
     WITH_ENGINE(dc_engine_register_graph(engine, stage, graph, ids, count));
 }
 
-int tsr_torch_set_persistent(int64_t id) {
+tsr_status tsr_torch_set_persistent(int64_t id) {
     WITH_ZERO(tsr_zero_set_persistent(engine->zero, id, engine->stream));
 }
 
@@ -102,7 +103,7 @@ static tsr_status set_profiling(dc_engine *engine, bool on) {
     return TSR_OK;
 }
 
-int tsr_torch_enable_profiling(int on) {
+tsr_status tsr_torch_enable_profiling(int on) {
     WITH_ENGINE(set_profiling(engine, on != 0));
 }
 
@@ -114,15 +115,15 @@ int tsr_torch_is_profiling(void) {
     return profiling;
 }
 
-int tsr_torch_start_forward(void) {
+tsr_status tsr_torch_start_forward(void) {
     WITH_ZERO(tsr_zero_start_forward(engine->zero));
 }
 
-int tsr_torch_end_forward(void) {
+tsr_status tsr_torch_end_forward(void) {
     WITH_ZERO(tsr_zero_end_forward(engine->zero));
 }
 
-int tsr_torch_start_backward(int update) {
+tsr_status tsr_torch_start_backward(int update) {
     WITH_ZERO(tsr_zero_start_backward(engine->zero, update != 0));
 }
 
@@ -133,30 +134,30 @@ static tsr_status end_backward(int64_t graph) {
     return tsr_zero_end_backward(engine->zero, engine->stream);
 }
 
-int tsr_torch_end_backward(int64_t graph) {
+tsr_status tsr_torch_end_backward(int64_t graph) {
     dc_lock();
     tsr_status status = end_backward(graph);
     dc_unlock();
     return status;
 }
 
-int tsr_torch_abort_step(void) {
+tsr_status tsr_torch_abort_step(void) {
     WITH_ZERO(tsr_zero_abort_step(engine->zero, engine->stream));
 }
 
-int tsr_torch_invalidate_gathered_param(int64_t id) {
+tsr_status tsr_torch_invalidate_gathered_param(int64_t id) {
     WITH_ZERO(tsr_zero_invalidate_gathered_param(engine->zero, id));
 }
 
-int tsr_torch_clear_all_gathered_params(void) {
+tsr_status tsr_torch_clear_all_gathered_params(void) {
     WITH_ZERO(tsr_zero_clear_all_gathered_params(engine->zero));
 }
 
-int tsr_torch_reload_parameters(void) {
+tsr_status tsr_torch_reload_parameters(void) {
     WITH_ZERO(dc_engine_reload_parameters(engine));
 }
 
-int tsr_torch_weights_changed(void) {
+tsr_status tsr_torch_weights_changed(void) {
     WITH_ENGINE(dc_engine_weights_changed(engine));
 }
 
@@ -174,6 +175,6 @@ static tsr_status memory(dc_engine *engine, int64_t out_bytes[6]) {
     return TSR_OK;
 }
 
-int tsr_torch_memory(int64_t out_bytes[6]) {
+tsr_status tsr_torch_memory(int64_t out_bytes[6]) {
     WITH_ENGINE(memory(engine, out_bytes));
 }
