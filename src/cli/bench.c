@@ -130,6 +130,10 @@ static int run(int argc, char **argv) {
     if (status == TSR_OK)
         status = session_open(&self.flags.session, &self.ranks, false,
                               &self.session);
+    if (status == TSR_OK)
+        status =
+            ranks_agree(&self.ranks,
+                        &(rank_term){"--steps", (uint64_t)self.flags.steps}, 1);
     if (status != TSR_OK) {
         code = ranks_fail(&self.ranks, &bench_command, status);
     } else {

@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "base/status.h"
+#include "graph/graph.h"
 #include "train/file.h"
 
 /* Bytes; the text of gpt2-xl's plan has 2 MB. */
@@ -70,6 +71,12 @@ static tsr_status check_target(const matcher *self) {
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "it was compiled with --gather %s; give that here too",
                          plan->gather_alias ? "alias" : "copy");
+    if (plan->products && strcmp(plan->products, run->products) != 0)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "its products are \"%s\", this run's \"%s\": set "
+                         "TESSERA_BF16 as it was there, or take its products "
+                         "line out",
+                         plan->products, run->products);
     return TSR_OK;
 }
 
@@ -230,6 +237,10 @@ tsr_status plan_file_read(const char *path, const tsr_plan *compiled,
         plan->target.memory = target->memory;
     if (target->host_memory)
         plan->target.host_memory = target->host_memory;
+    /* The same, or not said. */
+    plan->target.products = tsr_graph_intern(plan->graph, target->products,
+                                             strlen(target->products));
+    TSR_TRY_GOTO(tsr_graph_status(plan->graph));
     plan->target.prefetch = target->prefetch;
     plan->target.workspace = target->workspace;
     plan->target.workspace_context = target->workspace_context;

@@ -5,10 +5,13 @@
 #include "base/memory.h"
 #include "base/os.h"
 #include "base/status.h"
+#include "base/text.h"
+#include "train/agree.h"
 
 #define TIMEOUT_MS 60000
 /* Within the 5 s in which a failed job ends. */
 #define SPEAKER_SECONDS 3
+#define MOST_NAMED 8 /* ranks in a message */
 
 /* Where a rank runs. */
 typedef struct rank_place {
@@ -109,6 +112,50 @@ int ranks_close(cli_ranks *self, int code) {
     tsr_bootstrap_release(self->mpi);
     *self = (cli_ranks){0};
     return code;
+}
+
+/* all: (world, count) */
+static tsr_status compare_term(const uint64_t *all, int world, size_t count,
+                               size_t term, const char *name) {
+    tsr_text others = {0};
+    int differing = 0;
+    for (int r = 1; r < world; r++) {
+        if (all[(size_t)r * count + term] == all[term])
+            continue;
+        if (++differing <= MOST_NAMED)
+            tsr_text_append(&others, differing == 1 ? "%d" : ", %d", r);
+    }
+    if (differing > MOST_NAMED)
+        tsr_text_append(&others, " and %d more", differing - MOST_NAMED);
+    tsr_status status = tsr_text_status(&others);
+    if (status == TSR_OK && differing > 0)
+        status = tsr_error(TSR_INVALID_ARGUMENT,
+                           "%s of rank%s %s is not that of rank 0: it must be "
+                           "the same on all ranks",
+                           name, differing == 1 ? "" : "s", others.data);
+    tsr_text_release(&others);
+    return status;
+}
+
+tsr_status ranks_agree(const cli_ranks *self, const rank_term *terms,
+                       size_t count) {
+    tsr_status status = TSR_OK;
+    uint64_t *mine = NULL, *all = NULL;
+    if (!self->mpi)
+        return TSR_OK;
+    TSR_TRY_GOTO(tsr_alloc(count, sizeof *mine, (void **)&mine));
+    TSR_TRY_GOTO(
+        tsr_alloc(count * (size_t)self->world, sizeof *all, (void **)&all));
+    for (size_t t = 0; t < count; t++)
+        mine[t] = terms[t].value;
+    TSR_TRY_GOTO(tsr_bootstrap_exchange(self->mpi, mine, count * sizeof *mine,
+                                        all, TSR_AGREE_TIMEOUT_MS));
+    for (size_t t = 0; t < count; t++)
+        TSR_TRY_GOTO(compare_term(all, self->world, count, t, terms[t].name));
+done:
+    tsr_free(all);
+    tsr_free(mine);
+    return status;
 }
 
 void ranks_pin(const cli_ranks *self, int rank, int threads) {

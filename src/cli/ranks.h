@@ -30,6 +30,20 @@ int ranks_fail(const cli_ranks *ranks, const cli_command *command,
                tsr_status status);
 /* Ends the job if the code is not 0. Returns the code. */
 int ranks_close(cli_ranks *ranks, int code);
+/* What every rank's command line must have alike. */
+typedef struct rank_term {
+    const char *name; /* as the user knows it: an option */
+    uint64_t value;
+} rank_term;
+
+/* Under MPI, compares the terms of all ranks; forked ranks have one command
+ * line, and OK is returned. Waits up to 30 minutes for the slowest rank.
+ * Errors: INVALID_ARGUMENT, the same words on all ranks: names the first term
+ * that is not alike, and the ranks where it is not rank 0's; UNAVAILABLE (a
+ * peer is gone). Collective: as many terms on every rank, in one order. */
+tsr_status ranks_agree(const cli_ranks *self, const rank_term *terms,
+                       size_t count);
+
 /* Keeps the threads of rank `rank`, those started from now on, on processors of
  * their own, when the ranks that share processors fill them. */
 void ranks_pin(const cli_ranks *ranks, int rank, int threads);

@@ -3,9 +3,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "base/os.h"
 #include "base/text.h"
 #include "cli/plan_file.h"
+#include "ops/cpu_bf16.h"
+#include "train/agree.h"
 
 static tsr_status choose_model(const session_flags *flags,
                                tsr_gpt_config *model) {
@@ -54,6 +57,54 @@ static tsr_status choose_comm(cli_session *self) {
                          "host");
     self->flags.gather = gather;
     return TSR_OK;
+}
+
+/* How a rank may multiply bf16 matrices. */
+typedef struct rank_products {
+    uint8_t chosen;      /* tsr_bf16_choice; PROBE: not for this rank to say */
+    uint8_t native, f32; /* whether it may */
+} rank_products;
+
+/* all: (world). An f32 rank may do either; the trainer refuses it. */
+static tsr_status follow_first(const rank_products *all, int world) {
+    const tsr_bf16_choice chosen = (tsr_bf16_choice)all[0].chosen;
+    if (chosen == TSR_BF16_PROBE)
+        return TSR_OK; /* rank 0 is an f32 rank */
+    for (int r = 1; r < world; r++)
+        if (chosen == TSR_BF16_NATIVE ? !all[r].native : !all[r].f32)
+            return tsr_error(
+                TSR_FAILED_PRECONDITION,
+                "rank 0 multiplies bf16 matrices in %s, which rank %d %s: set "
+                "TESSERA_BF16=f32 on all ranks",
+                chosen == TSR_BF16_NATIVE ? "bf16" : "f32", r,
+                chosen == TSR_BF16_NATIVE
+                    ? "cannot (no oneDNN 2) or may not (TESSERA_BF16=f32)"
+                    : "may not (TESSERA_BF16=native)");
+    tsr_cpu_bf16_prefer(chosen);
+    return TSR_OK;
+}
+
+/* Ranks on machines of one kind may time their products differently: under MPI
+ * rank 0 does for all. Forked ranks have what the parent timed. */
+static tsr_status agree_on_products(const cli_session *self) {
+    const cli_ranks *ranks = self->ranks;
+    const bool bf16 = self->model.dtype == TSR_BF16;
+    rank_products *all, mine = {.native = 1, .f32 = 1};
+    if (!ranks->mpi)
+        return TSR_OK;
+    if (bf16) {
+        mine.native = tsr_cpu_bf16_allows(TSR_BF16_NATIVE);
+        mine.f32 = tsr_cpu_bf16_allows(TSR_BF16_F32);
+    }
+    if (bf16 && ranks->first)
+        mine.chosen = tsr_cpu_bf16_native() ? TSR_BF16_NATIVE : TSR_BF16_F32;
+    TSR_TRY(tsr_alloc((size_t)ranks->world, sizeof *all, (void **)&all));
+    tsr_status status = tsr_bootstrap_exchange(ranks->mpi, &mine, sizeof mine,
+                                               all, TSR_AGREE_TIMEOUT_MS);
+    if (status == TSR_OK)
+        status = follow_first(all, ranks->world);
+    tsr_free(all);
+    return status;
 }
 
 /* query: NULL below the stage that asks for workspaces. */
@@ -179,6 +230,7 @@ tsr_status session_open(const session_flags *flags, const cli_ranks *ranks,
     TSR_TRY_GOTO(check_memory(&self, least_bytes(&self)));
     TSR_TRY_GOTO(tsr_op_table_create(&self.ops));
     TSR_TRY_GOTO(tsr_kernel_table_create(TSR_KERNELS_CPU, &self.kernels));
+    TSR_TRY_GOTO(agree_on_products(&self));
     TSR_TRY_GOTO(compile(
         &self, &(tsr_workspace_query){self.kernels, (int)self.flags.threads},
         evaluate));

@@ -429,6 +429,39 @@ static tsr_status check_flags(const train_flags *flags) {
     return TSR_OK;
 }
 
+static uint64_t bits_of(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* The plan's options apart, which the trainer compares. A rank that differed
+ * would learn something else, or wait for the others in vain. */
+static tsr_status check_ranks(const train_job *self) {
+    const train_flags *flags = &self->flags;
+    const tsr_corpus *eval = self->eval_corpus;
+    if (!self->ranks.mpi)
+        return TSR_OK; /* the corpora need not be read */
+    const rank_term terms[] = {
+        {"--comm", self->session.over_mpi},
+        {"--seed", (uint64_t)flags->seed},
+        {"--steps", (uint64_t)flags->steps},
+        {"--max-time", bits_of(flags->max_time)},
+        {"--lr", bits_of(flags->lr)},
+        {"--min-lr", bits_of(flags->min_lr)},
+        {"--warmup", (uint64_t)flags->warmup},
+        {"--out", flags->out != NULL},
+        {"--resume", flags->resume},
+        {"--save-every", (uint64_t)flags->save_every},
+        {"--timeline", flags->timeline != NULL},
+        {"the text of --data", tsr_corpus_hash(self->corpus)},
+        {"the text of --eval-data", eval ? tsr_corpus_hash(eval) : 0},
+        {"--eval-every", (uint64_t)flags->eval_every},
+        {"--eval-batches", (uint64_t)flags->eval_batches},
+    };
+    return ranks_agree(&self->ranks, terms, sizeof terms / sizeof *terms);
+}
+
 static tsr_status open_job(train_job *self) {
     const train_flags *flags = &self->flags;
     TSR_TRY(check_flags(flags));
@@ -436,6 +469,7 @@ static tsr_status open_job(train_job *self) {
                          flags->eval_data.count > 0, &self->session));
     TSR_TRY(open_data(self));
     TSR_TRY(check_outputs(self));
+    TSR_TRY(check_ranks(self));
     if (!self->ranks.first)
         return TSR_OK; /* what is written is rank 0's */
     if (flags->out)

@@ -122,6 +122,13 @@ tsr_status tsr_cpu_bf16_check(void) {
     return TSR_OK;
 }
 
+bool tsr_cpu_bf16_allows(tsr_bf16_choice asked) {
+    const tsr_bf16_choice said = wanted();
+    if (said != TSR_BF16_PROBE && said != asked)
+        return false;
+    return asked != TSR_BF16_NATIVE || tsr_matmul_possible();
+}
+
 void tsr_cpu_bf16_prefer(tsr_bf16_choice preferred) {
     atomic_store(&choice.preferred, (int)preferred);
 }

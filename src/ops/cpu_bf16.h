@@ -16,12 +16,16 @@ bool tsr_cpu_bf16_native(void);
  * what this machine lacks. Thread-safe. */
 tsr_status tsr_cpu_bf16_check(void);
 
-/* Tests: from now on as if TESSERA_BF16 were this; PROBE: as at first. */
 typedef enum tsr_bf16_choice {
     TSR_BF16_PROBE = 0,
     TSR_BF16_NATIVE,
     TSR_BF16_F32,
 } tsr_bf16_choice;
+/* From now on as if TESSERA_BF16 were this; PROBE: as at first. For the ranks
+ * of one job, which must choose alike, and tests. Thread-safe. */
 void tsr_cpu_bf16_prefer(tsr_bf16_choice choice);
+/* Whether NATIVE or F32 may be preferred: this machine can, and TESSERA_BF16
+ * does not say the other. Thread-safe. */
+bool tsr_cpu_bf16_allows(tsr_bf16_choice asked);
 
 #endif

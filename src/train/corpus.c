@@ -17,6 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <xxhash.h>
+
 #include "base/text.h"
 #include "train/file.h"
 
@@ -54,6 +56,18 @@ size_t tsr_corpus_documents(const tsr_corpus *corpus) {
 }
 
 size_t tsr_corpus_skipped(const tsr_corpus *corpus) { return corpus->skipped; }
+
+uint64_t tsr_corpus_hash(const tsr_corpus *corpus) {
+    uint64_t hash = 0;
+    for (size_t i = 0; i < corpus->documents.count; i++) {
+        const document *text = &corpus->documents.data[i];
+        const uint64_t parts[] = {
+            hash, text->bytes,
+            XXH3_64bits(bytes_of(corpus, text), text->bytes)};
+        hash = XXH3_64bits(parts, sizeof parts);
+    }
+    return hash;
+}
 
 bool tsr_corpus_has_file(const tsr_corpus *corpus, const char *path) {
     struct stat info;

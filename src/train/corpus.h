@@ -43,6 +43,10 @@ int64_t tsr_corpus_tokens(const tsr_corpus *corpus);
 size_t tsr_corpus_documents(const tsr_corpus *corpus);
 size_t tsr_corpus_skipped(const tsr_corpus *corpus); /* within folders */
 
+/* Of the lengths and bytes (XXH3) of all documents in their order: equal where
+ * the tokens are. Cost: every byte is read. */
+uint64_t tsr_corpus_hash(const tsr_corpus *corpus);
+
 /* Whether `path` is one of the corpus's files, under whatever name; false where
  * there is no such file. */
 bool tsr_corpus_has_file(const tsr_corpus *corpus, const char *path);

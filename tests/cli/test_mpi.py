@@ -47,6 +47,26 @@ class Train(MpiCase):
         self.check_words(said[0], *words)
         self.assertLess(waited, END_SECONDS)
 
+    def each(self, *ranks):
+        """One rank for each, with its own command and arguments."""
+        command = []
+        for rank, arguments in enumerate(ranks):
+            command += [":", "-n", "1"] if rank else []
+            command += arguments
+        return self.job(1, *command, ASAN_OPTIONS="detect_leaks=0")
+
+    def rank(self, *arguments, data="text.txt", bf16=None):
+        way = ("env", f"TESSERA_BF16={bf16}") if bf16 else ()
+        return (*way, self.binary, "train", "--data", data, *TINY, "--steps", "4", *arguments)
+
+    def refuse_each(self, *ranks, words):
+        code, out, err, waited = self.each(*ranks).end()
+        self.assertNotEqual(code, 0, out)
+        said = [line for line in err.splitlines() if line.startswith("tessera train: ")]
+        self.assertEqual(len(said), 1, err)
+        self.check_words(said[0], *words)
+        self.assertLess(waited, END_SECONDS)
+
     def metrics(self, name):
         return [{key: row[key] for key in EXACT if key in row} for row in map(json.loads, read(self.path(name)).splitlines())]
 
@@ -100,6 +120,51 @@ class Train(MpiCase):
         self.refuse("--comm", "mpi", "--gather", "alias", words=("--gather alias", "copy"))
         self.refuse("--eval-data", "nothing.txt", words=("--eval-data", "nothing.txt"))
         self.refuse("--out", "text.txt", words=("--out text.txt",))
+
+    def test_ranks_alike(self):
+        """Options and data of which the plan does not speak: one rank that differs is named before anything is written."""
+        write(self.path("other.txt"), text()[:-1] + "!")
+        for option, arguments in (("--seed", ("--seed", "2")), ("--steps", ("--steps", "6")), ("--lr", ("--lr", "1e-3")),
+                                  ("--min-lr", ("--min-lr", "1e-5")), ("--warmup", ("--warmup", "2")),
+                                  ("--max-time", ("--max-time", "9")), ("--save-every", ("--save-every", "2")),
+                                  ("--eval-every", ("--eval-every", "2")), ("--eval-batches", ("--eval-batches", "2")),
+                                  ("--timeline", ("--timeline", "t.json"))):
+            with self.subTest(option=option):
+                common = ("--comm", "mpi", "--out", "run", "--eval-data", "text.txt")
+                self.refuse_each(self.rank(*common), self.rank(*common, *arguments),
+                                 words=(f"{option} of rank 1 is not that of rank 0",))
+                self.assertFalse(os.path.exists(self.path("run")))
+        self.refuse_each(self.rank(), self.rank(data="other.txt"), words=("the text of --data of rank 1",))
+        for arguments in ((), ("--eval-data", "other.txt")):
+            self.refuse_each(self.rank("--eval-data", "text.txt"), self.rank(*arguments),
+                             words=("the text of --eval-data of rank 1",))
+        self.refuse_each(self.rank(), self.rank("--out", "run"), words=("--out of rank 1",))
+        self.refuse_each(self.rank("--out", "run"), self.rank("--out", "run", "--resume"), words=("--resume of rank 1",))
+        self.refuse_each(self.rank(), self.rank("--comm", "mpi"), words=("--comm of rank 1",))
+        self.refuse_each(self.rank(), self.rank("--lr", "1e-3"), self.rank("--lr", "1e-3"), words=("--lr of ranks 1, 2 is",))
+        write(self.path("copy.txt"), text())
+        code, out, err, _ = self.each(self.rank(), self.rank(data="copy.txt")).end()
+        self.assertEqual(code, 0, out + err)
+
+    def test_bf16_products(self):
+        """Rank 0 chooses; a rank that was told otherwise is refused."""
+        ways = {"f32": "products in f32 over bf16: ", "native": "products in bf16: "}
+        code, _, err, _ = self.each(self.rank("--dtype", "bf16", bf16="native")).end()
+        if code:
+            self.check_words(err, "oneDNN")
+            del ways["native"]
+        for way, said in ways.items():
+            for comm in ("mpi", "host"):
+                with self.subTest(way=way, comm=comm):
+                    arguments = ("--dtype", "bf16", "--comm", comm)
+                    code, out, err, _ = self.each(self.rank(*arguments, bf16=way), self.rank(*arguments)).end()
+                    self.assertEqual(code, 0, out + err)
+                    self.assertIn(said, out)
+        if "native" in ways:
+            for way, other, words in (("native", "f32", "matrices in bf16, which rank 1"), ("f32", "native", "in f32, which rank 1")):
+                with self.subTest(way=way, other=other):
+                    self.refuse_each(self.rank("--dtype", "bf16", bf16=way), self.rank("--dtype", "bf16", bf16=other),
+                                     words=("rank 0 multiplies", words, "TESSERA_BF16=f32 on all ranks"))
 
     def test_modules(self):
         other = {"openmpi": "mpich", "mpich": "openmpi"}[self.launcher]

@@ -189,6 +189,15 @@ class Refused(PlanCase):
             with self.subTest(arguments=arguments):
                 self.refuse_plan("--plan", "printed.txt", *arguments, names=("--plan: printed.txt: ", names))
 
+    def test_products(self):
+        """Those of the run, whatever the file says; a file that says nothing takes them."""
+        self.edited('(?m)^products ".*"', 'products "f32: by hand"')
+        self.refuse_plan("--plan", "edited.txt", names=('its products are "f32: by hand", this run\'s "f32: ', "TESSERA_BF16"))
+        self.edited('(?m)^products ".*"\n', "")
+        self.train(*STEPS, "--plan", "edited.txt", "--print-plan", "placed.txt")
+        products = re.search('(?m)^products ".*"', str(self.text))[0]
+        self.assertIn(f"\n{products}\n", read(self.path("placed.txt")))
+
     def test_host_budget(self):
         self.text.keep_on_host(r"\.exp_avg")
         write(self.path("edited.txt"), str(self.text))

@@ -52,6 +52,35 @@ static void test_folder(const temp *files) {
     tsr_corpus_release(corpus);
 }
 
+static uint64_t hash_of(const char *path) {
+    tsr_corpus *corpus = open_one(path);
+    uint64_t hash = tsr_corpus_hash(corpus);
+    tsr_corpus_release(corpus);
+    return hash;
+}
+
+/* By the tokens: neither names nor folders count, but order, bytes and where a
+ * document ends do. */
+static void test_hash(const temp *files) {
+    static const char *const others[][2] = {
+        {"ab", "d"}, {"a", "bc"}, {"c", "ab"}, {"abc", "x"}};
+    char hashed[512], name[32], part[48];
+    temp_folder(files, "hash");
+    temp_text(files, "hash/1", "ab");
+    strcpy(hashed, temp_text(files, "hash/2", "c"));
+    CHECK(hash_of(hashed) == hash_of(temp_text(files, "same", "c")));
+    strcpy(hashed, temp_path(files, "hash"));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        snprintf(name, sizeof name, "hash-%zu", i);
+        temp_folder(files, name);
+        for (int d = 0; d < 2; d++) {
+            snprintf(part, sizeof part, "%s/%d", name, d);
+            temp_text(files, part, others[i][d]);
+        }
+        CHECK(hash_of(temp_path(files, name)) != hash_of(hashed));
+    }
+}
+
 static void test_paths_in_order(const temp *files) {
     static const int32_t expected[] = {'z', 256, 'y', 'x', 256, 'z'};
     char z[512], yx[512], link[512];
@@ -186,6 +215,7 @@ int main(void) {
     temp files;
     temp_create(&files);
     test_folder(&files);
+    test_hash(&files);
     test_paths_in_order(&files);
     test_one_byte(&files);
     test_large(&files);
