@@ -39,6 +39,11 @@ size_t tsr_os_cache_bytes(void);
 /* Width of the terminal at standard output; 0 if unknown. */
 int tsr_os_terminal_columns(void);
 
+/* Waits, at most timeout_ms, until the reader of the pipe at standard error has
+ * taken all that was written: whoever it is may be about to stop reading. Not a
+ * pipe: returns at once. */
+void tsr_os_wait_read(int timeout_ms);
+
 /* Keeps the calling thread, and those it starts later, on `count` of the
  * processors it may run on now, from number `first` of them on. Advice: does
  * nothing where there are not so many. */

@@ -245,6 +245,19 @@ int tsr_os_terminal_columns(void) {
     return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
+void tsr_os_wait_read(int timeout_ms) {
+    struct stat pipe;
+    struct timespec turn = {.tv_nsec = 1000 * 1000};
+    int unread = 0;
+    if (fstat(STDERR_FILENO, &pipe) != 0 || !S_ISFIFO(pipe.st_mode))
+        return;
+    /* Nobody tells a writer: it has to look. */
+    for (int ms = 0; ms < timeout_ms &&
+                     ioctl(STDERR_FILENO, FIONREAD, &unread) == 0 && unread > 0;
+         ms++)
+        nanosleep(&turn, NULL);
+}
+
 void tsr_os_pin(int first, int count) {
     cpu_set_t all, own;
     int seen = 0;

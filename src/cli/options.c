@@ -20,11 +20,19 @@ static const option_row *find_row(const cli_command *command, const char *name,
     return NULL;
 }
 
+/* In one write: a line is whole, also when an MPI launcher ends this process
+ * meanwhile. */
 void print_problem(const char *command, const char *message, const char *hint) {
-    fprintf(stderr, "tessera%s%s: ", command[0] ? " " : "", command);
-    for (const unsigned char *c = (const unsigned char *)message; *c; c++)
-        fputc(*c < 0x20 || *c == 0x7f ? '?' : *c, stderr);
-    fprintf(stderr, "%s\n", hint);
+    char line[TSR_MESSAGE_BYTES + 256];
+    int length = snprintf(line, sizeof line - 1, "tessera%s%s: %s%s",
+                          command[0] ? " " : "", command, message, hint);
+    size_t count =
+        (size_t)length < sizeof line - 1 ? (size_t)length : sizeof line - 2;
+    for (size_t i = 0; i < count; i++)
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+            line[i] = '?';
+    line[count++] = '\n';
+    fwrite(line, 1, count, stderr);
 }
 
 /* Every rank that an MPI launcher started parses the same line: the first

@@ -25,9 +25,11 @@ class Kill(CommandCase):
         path = self.path("m.jsonl")
         return os.path.exists(path) and os.path.getsize(path) > 1000
 
-    def end_refused(self, running, *words):
+    def end_refused(self, running, *words, among=("",)):
+        """One line with all of `words` and any of `among`."""
         result = running.end(END_SECONDS)
         self.check_refusal(result, words, code=1)
+        self.assertTrue(any(name in result.err for name in among), result.err)
         return result
 
     def test_one_rank(self):
@@ -47,8 +49,7 @@ class Kill(CommandCase):
                 pids = running.ranks(RANKS)
                 os.kill(pids[first], signal.SIGKILL)
                 os.kill(pids[second], signal.SIGKILL)
-                rank = min(first, second)
-                self.end_refused(running, f"rank {rank} (process {pids[rank]})", "signal 9")
+                self.end_refused(running, "signal 9", among=[f"rank {rank} (process {pids[rank]})" for rank in (first, second)])
                 os.remove(self.path("m.jsonl"))
 
     def test_all_ranks(self):
