@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/file.h"
 #include "train/json.h"
 #include "train/trainer.h"
 
@@ -155,8 +156,8 @@ static tsr_status write_file(const timeline *self, const char *path) {
                      ? status
                      : tsr_error(TSR_IO, "could not write the timeline %s: %s",
                                  path, strerror(errno));
-    if (status != TSR_OK)
-        (void)remove(path); /* half of it helps nobody */
+    if (status != TSR_OK && tsr_file_exists(path)) /* and is no device */
+        (void)remove(path);                        /* half of it helps nobody */
     return status;
 }
 
