@@ -11,9 +11,10 @@
  * caller's by events: no call waits for the device unless it says so. All ranks
  * make the collective calls (marked so) in the same order, and between them the
  * same calls that change which copies are valid and which shards are resident.
- * A rank that alone runs out of
- * memory in a collective call aborts the group: its peers' calls return
- * UNAVAILABLE naming it.
+ * A rank that alone runs out of memory in a collective call aborts the group:
+ * its peers' calls return UNAVAILABLE naming it. A tsr_zero takes up to 64
+ * streams of the caller's; a call with one more fails with INVALID_ARGUMENT,
+ * and aborts the group if it is collective.
  *
  *   copy:   absent --[allgather_param, prefetch_params_fused]--> gathering
  *           gathering --[event]--> valid --[last release_param]--> absent
@@ -86,7 +87,8 @@ typedef struct tsr_zero_settings {
 
 typedef struct tsr_zero_options {
     tsr_device *device; /* all borrowed, outlive the tsr_zero */
-    tsr_comm *gather_comm, *reduce_comm; /* two: see tsr_comm_split */
+    tsr_comm *gather_comm, *reduce_comm; /* two, of the same world and rank:
+                                            see tsr_comm_split */
     const tsr_kernel_table *kernels;     /* for casts */
     const tsr_allocator *allocator;      /* NULL: the device's memory */
     tsr_zero_settings settings;

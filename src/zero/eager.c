@@ -19,6 +19,18 @@ static tsr_status check_options(const tsr_zero_options *options) {
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "gathers and reduces need a communicator each: "
                          "tsr_comm_split makes one");
+    if (tsr_comm_world(options->gather_comm) !=
+            tsr_comm_world(options->reduce_comm) ||
+        tsr_comm_rank(options->gather_comm) !=
+            tsr_comm_rank(options->reduce_comm))
+        return tsr_error(
+            TSR_INVALID_ARGUMENT,
+            "this is rank %d of %d in gather_comm, %d of %d in reduce_comm: "
+            "both must have the same ranks",
+            tsr_comm_rank(options->gather_comm),
+            tsr_comm_world(options->gather_comm),
+            tsr_comm_rank(options->reduce_comm),
+            tsr_comm_world(options->reduce_comm));
     if (settings->stage < 1 || settings->stage > 3)
         return tsr_error(TSR_INVALID_ARGUMENT, "ZeRO stage %d is not 1, 2 or 3",
                          settings->stage);

@@ -287,8 +287,7 @@ static tsr_status flush(tsr_zero *zero, zero_bucket *bucket) {
 
 tsr_status zero_flush(tsr_zero *zero) {
     zero_bucket *bucket = &zero->buckets[zero->filling];
-    return bucket->entries.count == 0 ? TSR_OK
-                                      : zero_give_up(zero, flush(zero, bucket));
+    return bucket->entries.count == 0 ? TSR_OK : flush(zero, bucket);
 }
 
 /* ---- the call ---- */
@@ -325,9 +324,16 @@ static tsr_status put_in_bucket(tsr_zero *zero, zero_param *param,
 tsr_status zero_flush_kept(tsr_zero *zero) {
     for (size_t p = 0; p < zero->params.count; p++)
         if (zero->params.data[p]->kept_valid)
-            TSR_TRY(zero_give_up(
-                zero, put_in_bucket(zero, zero->params.data[p], NULL)));
+            TSR_TRY(put_in_bucket(zero, zero->params.data[p], NULL));
     return TSR_OK;
+}
+
+static tsr_status add_grad(tsr_zero *zero, zero_param *param, const void *grad,
+                           tsr_stream *stream) {
+    bool keep = zero->options.settings.stage == 1 && !zero->last_micro_step;
+    TSR_TRY(zero_after(zero, zero->fill.stream, stream));
+    return keep ? fill_slot(zero, param, grad, NULL)
+                : put_in_bucket(zero, param, grad);
 }
 
 tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph, int64_t id,
@@ -346,8 +352,5 @@ tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph, int64_t id,
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "parameter %lld: its gradient is NULL", (long long)id);
     TSR_TRY(tsr_zero_seal(zero, stream));
-    TSR_TRY(zero_after(zero, zero->fill.stream, stream));
-    bool keep = zero->options.settings.stage == 1 && !zero->last_micro_step;
-    return zero_give_up(zero, keep ? fill_slot(zero, param, grad, NULL)
-                                   : put_in_bucket(zero, param, grad));
+    return zero_give_up(zero, add_grad(zero, param, grad, stream));
 }

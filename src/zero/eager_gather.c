@@ -82,17 +82,11 @@ static tsr_status check_gather(const tsr_zero *zero, const zero_param *param,
     return zero_valid_copy(param, dtype) ? TSR_OK : zero_check_resident(param);
 }
 
-tsr_status tsr_zero_allgather_param(tsr_zero *zero, int64_t graph, int64_t id,
-                                    tsr_dtype dtype, tsr_stream *stream,
-                                    tsr_view *out_view) {
-    zero_param *param = NULL;
-    zero_binding *binding = NULL;
+/* Binds the latest version's copy, gathered if there is none. */
+static tsr_status bind(tsr_zero *zero, zero_binding *binding, zero_param *param,
+                       tsr_dtype dtype, tsr_stream *stream) {
     int index;
-    TSR_TRY(zero_find_param(zero, id, &param));
-    TSR_TRY(zero_find_binding(zero, graph, id, &binding));
-    TSR_TRY(check_gather(zero, param, dtype));
     TSR_TRY(zero_stream_index(zero, stream, &index));
-    TSR_TRY(tsr_zero_seal(zero, stream));
     if (!zero_valid_copy(param, dtype))
         TSR_TRY(zero_gather(zero, &param, &dtype, 1, stream));
     zero_copy *copy = zero_valid_copy(param, dtype);
@@ -102,7 +96,20 @@ tsr_status tsr_zero_allgather_param(tsr_zero *zero, int64_t graph, int64_t id,
         TSR_TRY(zero_unbind(zero, binding));
     }
     *binding = (zero_binding){copy, -1};
-    *out_view = (tsr_view){copy->memory, param->desc.type};
+    return TSR_OK;
+}
+
+tsr_status tsr_zero_allgather_param(tsr_zero *zero, int64_t graph, int64_t id,
+                                    tsr_dtype dtype, tsr_stream *stream,
+                                    tsr_view *out_view) {
+    zero_param *param = NULL;
+    zero_binding *binding = NULL;
+    TSR_TRY(zero_find_param(zero, id, &param));
+    TSR_TRY(zero_find_binding(zero, graph, id, &binding));
+    TSR_TRY(check_gather(zero, param, dtype));
+    TSR_TRY(tsr_zero_seal(zero, stream));
+    TSR_TRY(zero_give_up(zero, bind(zero, binding, param, dtype, stream)));
+    *out_view = (tsr_view){binding->copy->memory, param->desc.type};
     out_view->type.dtype = dtype;
     return TSR_OK;
 }

@@ -35,9 +35,7 @@ tsr_status tsr_zero_wait_grads_copied(tsr_zero *zero, tsr_stream *stream) {
     return tsr_stream_wait(stream, zero->fill.end);
 }
 
-tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream) {
-    if (zero->profiling)
-        return TSR_OK;
+static tsr_status end_micro_step(tsr_zero *zero, tsr_stream *stream) {
     if (zero->last_micro_step) {
         /* Buffers are written that no call since their readers on `stream`
          * was about. */
@@ -51,7 +49,13 @@ tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream) {
         TSR_TRY(zero_join(zero, stream, &zero->gather));
         zero->step_open = false;
     }
-    TSR_TRY(join_gradients(zero, stream));
+    return join_gradients(zero, stream);
+}
+
+tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream) {
+    if (zero->profiling)
+        return TSR_OK;
+    TSR_TRY(zero_give_up(zero, end_micro_step(zero, stream)));
     return tsr_comm_poll(zero->options.reduce_comm, NULL);
 }
 

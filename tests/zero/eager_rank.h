@@ -15,6 +15,7 @@ typedef struct rank_options {
     bool device_memory;                                /* else eager_heap */
     tsr_comm *(*wrap)(tsr_comm *comm, void *wrapping); /* NULL: as it is */
     void *wrapping;
+    int timeout_ms; /* 0: 20,000 */
 } rank_options;
 
 typedef struct eager_rank {
@@ -35,7 +36,8 @@ static inline void rank_open(eager_rank *self, const rank_context *context,
                         : 0;
     tsr_cpu_options cpu = {.delay_seed = seed,
                            .max_delay_us = options->max_delay_us};
-    tsr_comm_options comm = {.timeout_ms = 20000};
+    tsr_comm_options comm = {
+        .timeout_ms = options->timeout_ms ? options->timeout_ms : 20000};
     *self = (eager_rank){.rank = context->rank, .world = context->world};
     CHECK_OK(tsr_device_create_cpu(&cpu, &self->device));
     CHECK_OK(
