@@ -1,5 +1,6 @@
 #include "engine.h"
 
+#include "mpi.h"
 #include "ops/cpu.h"
 
 /* ---- life ---- */
@@ -17,12 +18,17 @@ static tsr_status create_kernels(dc_engine *engine) {
 
 static tsr_status create_comms(dc_engine *engine) {
     const dc_options *options = &engine->options;
-    tsr_bootstrap *bootstrap = NULL;
+    tsr_comm_options comm = {.timeout_ms = options->timeout_ms};
+    tsr_bootstrap *bootstrap = NULL, *mpi = NULL;
     TSR_TRY(tsr_bootstrap_create_callback(options->rank, options->world,
                                           options->exchange, NULL, &bootstrap));
-    tsr_status status = tsr_comm_create_host(
-        bootstrap, &(tsr_comm_options){.timeout_ms = options->timeout_ms},
-        &engine->gather_comm);
+    tsr_status status = options->mpi
+                            ? dc_mpi_join(bootstrap, options->timeout_ms, &mpi)
+                            : TSR_OK;
+    if (status == TSR_OK)
+        status =
+            mpi ? tsr_comm_create_mpi(mpi, &comm, &engine->gather_comm)
+                : tsr_comm_create_host(bootstrap, &comm, &engine->gather_comm);
     tsr_bootstrap_release(bootstrap);
     TSR_TRY(status);
     return tsr_comm_split(engine->gather_comm, &engine->reduce_comm);

@@ -31,6 +31,7 @@ typedef struct dc_param {
 
 typedef struct dc_options {
     int rank, world, timeout_ms;
+    int mpi; /* the ranks are on several hosts: those of an MPI launcher */
     tsr_exchange exchange;
     int64_t bucket_elements, free_threshold;
     int double_buffer, symmetric_memory;
@@ -57,7 +58,7 @@ typedef struct dc_engine {
 } dc_engine;
 
 /* Collective over the options' ranks; blocks. Errors: those of
- * tsr_comm_create_host. */
+ * tsr_comm_create_host; over MPI those of dc_mpi_join, tsr_comm_create_mpi. */
 tsr_status dc_engine_create(const dc_options *options, dc_engine **out_engine);
 void dc_engine_release(dc_engine *engine); /* takes NULL; not collective */
 

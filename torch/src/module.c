@@ -1,5 +1,6 @@
 #include "module.h"
 
+#include "mpi.h"
 #include "ops.h"
 #include "registry.h"
 
@@ -33,22 +34,36 @@ tsr_status tsr_torch_engine_create(const dc_options *options,
     return TSR_OK;
 }
 
+/* With the lock held. */
+static void destroy(dc_engine *engine) {
+    dc_registry_state *registry = dc_registry();
+    dc_engine **link = &registry->engines;
+    while (*link != engine)
+        link = &(*link)->next;
+    *link = engine->next;
+    if (registry->current == engine)
+        registry->current = registry->engines;
+    dc_engine_release(engine);
+}
+
 tsr_status tsr_torch_engine_destroy(int64_t handle) {
     dc_engine *engine = NULL;
-    dc_registry_state *registry = dc_registry();
     dc_lock();
     tsr_status status = dc_engine_of_handle(handle, &engine);
-    if (status == TSR_OK) {
-        dc_engine **link = &registry->engines;
-        while (*link != engine)
-            link = &(*link)->next;
-        *link = engine->next;
-        if (registry->current == engine)
-            registry->current = registry->engines;
-        dc_engine_release(engine);
-    }
+    if (status == TSR_OK)
+        destroy(engine);
     dc_unlock();
     return status;
+}
+
+tsr_status tsr_torch_leave(int failed) {
+    dc_registry_state *registry = dc_registry();
+    dc_lock();
+    while (registry->engines && registry->mpi)
+        destroy(registry->engines);
+    dc_unlock();
+    dc_mpi_leave(failed != 0);
+    return TSR_OK;
 }
 
 int64_t tsr_torch_current(void) {

@@ -18,6 +18,9 @@ TSR_API tsr_status tsr_torch_fail(int status, const char *message);
 TSR_API tsr_status tsr_torch_engine_create(const dc_options *options,
                                            int64_t *out_handle);
 TSR_API tsr_status tsr_torch_engine_destroy(int64_t handle);
+/* The process ends, by an exception or not: MPI, if it was joined, is left.
+ * Engines still there are destroyed. */
+TSR_API tsr_status tsr_torch_leave(int failed);
 /* 0: none. */
 TSR_API int64_t tsr_torch_current(void);
 TSR_API tsr_status tsr_torch_set_current(int64_t handle);

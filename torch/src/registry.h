@@ -16,6 +16,7 @@ typedef struct dc_registry_state {
     dc_engine *engines; /* list; owned */
     dc_engine *current; /* NULL: none */
     int64_t last_handle;
+    tsr_bootstrap *mpi; /* NULL: not joined; owned */
 } dc_registry_state;
 
 dc_registry_state *dc_registry(void);

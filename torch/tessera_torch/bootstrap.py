@@ -1,6 +1,7 @@
 """How the ranks of a process group first find each other: through torch.distributed's store."""
 import ctypes
 import datetime
+import os
 import socket
 
 import torch.distributed as dist
@@ -30,11 +31,18 @@ class StoreExchange:
         self.store.wait(keys, datetime.timedelta(seconds=timeout_s))
         return [self.store.get(key) for key in keys]
 
-    def check_one_host(self, timeout_s):
-        names = [name.decode() for name in self.exchange(socket.gethostname().encode(), timeout_s)]
-        if len(set(names)) > 1:
-            raise RuntimeError("tessera_torch: the ranks are on several hosts "
-                               f"({', '.join(sorted(set(names)))}); its communicator joins those of one host only")
+    def wants_mpi(self, timeout_s) -> bool:
+        """Whether the ranks talk over MPI: those of several hosts do. The same on all ranks."""
+        choice = os.environ.get("TESSERA_TORCH_COMM", "")
+        places = self.exchange(f"{choice} {socket.gethostname()}".encode(), timeout_s)
+        choices, hosts = zip(*(place.decode().split(" ", 1) for place in places))
+        if len(set(choices)) > 1 or choice not in ("", "host", "mpi"):
+            raise ValueError("TESSERA_TORCH_COMM is to be host or mpi, or nothing, and the same on all ranks; found "
+                             f"{', '.join(sorted(set(map(repr, choices))))}")
+        if choice == "host" and len(set(hosts)) > 1:
+            raise ValueError("TESSERA_TORCH_COMM=host joins the ranks of one host; these are on "
+                             f"{', '.join(sorted(set(hosts)))}")
+        return choice == "mpi" or len(set(hosts)) > 1
 
     def _call(self, context, mine, count, everyone, timeout_ms):
         try:

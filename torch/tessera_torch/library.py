@@ -10,7 +10,7 @@ Exchange = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctyp
 
 class Options(ctypes.Structure):
     """dc_options of src/engine.h."""
-    _fields_ = [("rank", ctypes.c_int), ("world", ctypes.c_int), ("timeout_ms", ctypes.c_int), ("exchange", Exchange),
+    _fields_ = [("rank", ctypes.c_int), ("world", ctypes.c_int), ("timeout_ms", ctypes.c_int), ("mpi", ctypes.c_int), ("exchange", Exchange),
                 ("bucket_elements", ctypes.c_int64), ("free_threshold", ctypes.c_int64), ("double_buffer", ctypes.c_int),
                 ("symmetric_memory", ctypes.c_int), ("sync_before_allgather", ctypes.c_int),
                 ("sync_after_allgather", ctypes.c_int), ("sync_before_reduce", ctypes.c_int),
@@ -24,6 +24,7 @@ CALLS = {
     "engine_create": [ctypes.POINTER(Options), ctypes.POINTER(I64)],
     "engine_destroy": [I64],
     "set_current": [I64],
+    "leave": [INT],
     "reset": [],
     "register_graph": [INT, I64, ctypes.POINTER(I64), ctypes.c_size_t],
     "set_persistent": [I64],

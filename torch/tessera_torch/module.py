@@ -1,5 +1,7 @@
 """What DeepCompileBuilder().load() returns: the functions of DeepSpeed's native module, over the C library."""
+import atexit
 import ctypes
+import sys
 
 import torch
 
@@ -13,17 +15,26 @@ def init(process_group, config, initial_reduce_bucket_size):
     lib = library.get()
     settings.check(config)
     meeting = bootstrap.StoreExchange(process_group)
-    meeting.check_one_host(settings.timeout_s())
+    mpi = meeting.wants_mpi(settings.timeout_s())
     options = library.Options(rank=meeting.rank,
                               world=meeting.world,
                               timeout_ms=int(settings.timeout_s() * 1000),
+                              mpi=mpi,
                               exchange=meeting.callback,
                               bucket_elements=initial_reduce_bucket_size,
                               host_bytes=settings.HOST_BYTES,
                               **settings.options(config))
     handle = ctypes.c_int64()
+    if mpi:
+        atexit.unregister(_leave_mpi)
+        atexit.register(_leave_mpi)
     lib.call("engine_create", ctypes.byref(options), ctypes.byref(handle))
     _exchanges[handle.value] = meeting
+
+
+def _leave_mpi():
+    """MPI is finalized with the process; after an exception that nobody caught the whole job is ended."""
+    library.get().call("leave", hasattr(sys, "last_value"))
 
 
 def cleanup():
