@@ -128,12 +128,11 @@ static int run(int argc, char **argv) {
         return ranks_mistake(code);
     tsr_status status = ranks_open(self.flags.session.ranks, &self.ranks);
     if (status == TSR_OK)
+        status =
+            ranks_agree_on_options(&self.ranks, &bench_command, &self.flags);
+    if (status == TSR_OK)
         status = session_open(&self.flags.session, &self.ranks, false,
                               &self.session);
-    if (status == TSR_OK)
-        status =
-            ranks_agree(&self.ranks,
-                        &(rank_term){"--steps", (uint64_t)self.flags.steps}, 1);
     if (status != TSR_OK) {
         code = ranks_fail(&self.ranks, &bench_command, status);
     } else {

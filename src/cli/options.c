@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <xxhash.h>
+
 #include "base/status.h"
 #include "base/text.h"
 #include "tessera/comm.h"
@@ -184,6 +186,28 @@ int options_parse(const cli_command *command, int argc, char **argv,
             return code;
     }
     return -1;
+}
+
+uint64_t options_digest(const option_row *row, const void *values) {
+    const void *at = (const char *)values + row->offset;
+    const char *text;
+    switch (row->kind) {
+    case OPTION_INT:
+        return XXH3_64bits(at, sizeof(int64_t));
+    case OPTION_REAL:
+        return XXH3_64bits(at, sizeof(double));
+    case OPTION_BYTES:
+        return XXH3_64bits(at, sizeof(size_t));
+    case OPTION_FLAG:
+        return *(const bool *)at;
+    case OPTION_TEXT:
+    case OPTION_PROSE:
+        text = *(const char *const *)at;
+        return text ? XXH3_64bits(text, strlen(text)) : 0;
+    case OPTION_LIST:
+        return 0;
+    }
+    return 0;
 }
 
 tsr_status options_dtype(const char *name, tsr_dtype *out_dtype) {

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/array.h"
 #include "tessera/dtype.h"
@@ -52,6 +53,10 @@ typedef struct cli_command {
 int options_parse(const cli_command *command, int argc, char **argv,
                   void *values);
 
+/* Equal for equal values of an option; 0 for lists, whose files are what
+ * counts. */
+uint64_t options_digest(const option_row *row, const void *values);
+
 /* A mistake that the table cannot find. Returns 2, after one line. */
 int options_mistake(const cli_command *command, const char *message);
 
@@ -61,11 +66,11 @@ int options_mistake(const cli_command *command, const char *message);
  * command: "" before there is one. */
 void print_problem(const char *command, const char *message, const char *hint);
 
-/* Prints the problem and returns 1. */
 /* The value of --dtype. INVALID_ARGUMENT for a type that is none; the model
  * says which ones it can be computed in. */
 tsr_status options_dtype(const char *name, tsr_dtype *out_dtype);
 
+/* Prints the problem and returns 1. */
 int fail(const cli_command *command, const char *message);
 
 extern const cli_command train_command, generate_command, inspect_command,

@@ -71,6 +71,27 @@ static tsr_status check_target(const matcher *self) {
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "it was compiled with --gather %s; give that here too",
                          plan->gather_alias ? "alias" : "copy");
+    return TSR_OK;
+}
+
+/* A plan says its type in its parameters only. */
+static tsr_status check_dtype(const matcher *self) {
+    const tsr_param_id first = {0};
+    if (tsr_graph_param_count(self->graph) == 0 ||
+        tsr_graph_param_count(self->model) == 0)
+        return TSR_OK; /* another model: check_params says so */
+    tsr_dtype plan = tsr_graph_param_at(self->graph, first)->type.dtype,
+              run = tsr_graph_param_at(self->model, first)->type.dtype;
+    if (plan != run)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "it was compiled with --dtype %s, this run's is %s",
+                         tsr_dtype_name(plan), tsr_dtype_name(run));
+    return TSR_OK;
+}
+
+static tsr_status check_products(const matcher *self) {
+    const tsr_target *plan = &self->plan->target,
+                     *run = &self->compiled->target;
     if (plan->products && strcmp(plan->products, run->products) != 0)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "its products are \"%s\", this run's \"%s\": set "
@@ -214,6 +235,8 @@ static tsr_status check_fits(const tsr_plan *plan, const tsr_plan *compiled) {
                     .graph = plan->graph,
                     .model = compiled->graph};
     TSR_TRY(check_target(&self));
+    TSR_TRY(check_dtype(&self));
+    TSR_TRY(check_products(&self));
     TSR_TRY(check_params(&self));
     TSR_TRY(check_declared(self.model, self.graph, "the model"));
     TSR_TRY(check_declared(self.graph, self.model, "the file"));

@@ -1,5 +1,6 @@
 #include "cli/ranks.h"
 
+#include <stdio.h>
 #include <time.h>
 
 #include "base/memory.h"
@@ -160,6 +161,30 @@ tsr_status ranks_agree(const cli_ranks *self, const rank_term *terms,
 done:
     tsr_free(all);
     tsr_free(mine);
+    return status;
+}
+
+tsr_status ranks_agree_on_options(const cli_ranks *self,
+                                  const cli_command *command,
+                                  const void *values) {
+    typedef char option_name[32];
+    size_t count = command->row_count;
+    rank_term *terms = NULL;
+    option_name *names = NULL;
+    tsr_status status = TSR_OK;
+    if (!self->mpi)
+        return TSR_OK;
+    TSR_TRY_GOTO(tsr_alloc(count, sizeof *terms, (void **)&terms));
+    TSR_TRY_GOTO(tsr_alloc(count, sizeof *names, (void **)&names));
+    for (size_t i = 0; i < count; i++) {
+        snprintf(names[i], sizeof names[i], "--%s", command->rows[i].name);
+        terms[i] =
+            (rank_term){names[i], options_digest(&command->rows[i], values)};
+    }
+    status = ranks_agree(self, terms, count);
+done:
+    tsr_free(names);
+    tsr_free(terms);
     return status;
 }
 

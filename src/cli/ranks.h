@@ -30,9 +30,9 @@ int ranks_fail(const cli_ranks *ranks, const cli_command *command,
                tsr_status status);
 /* Ends the job if the code is not 0. Returns the code. */
 int ranks_close(cli_ranks *ranks, int code);
-/* What every rank's command line must have alike. */
+/* What every rank must have alike. */
 typedef struct rank_term {
-    const char *name; /* as the user knows it: an option */
+    const char *name; /* as the user knows it: "the text of --data" */
     uint64_t value;
 } rank_term;
 
@@ -43,6 +43,12 @@ typedef struct rank_term {
  * peer is gone). Collective: as many terms on every rank, in one order. */
 tsr_status ranks_agree(const cli_ranks *self, const rank_term *terms,
                        size_t count);
+
+/* The same for every option of the command, lists apart.
+ * values  what options_parse filled, with defaults in place */
+tsr_status ranks_agree_on_options(const cli_ranks *self,
+                                  const cli_command *command,
+                                  const void *values);
 
 /* Keeps the threads of rank `rank`, those started from now on, on processors of
  * their own, when the ranks that share processors fill them. */

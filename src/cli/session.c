@@ -56,6 +56,14 @@ static tsr_status choose_comm(cli_session *self) {
                          "--wire pretends over shared memory: it needs --comm "
                          "host");
     self->flags.gather = gather;
+    if (self->flags.prefetch >= 0 && strcmp(gather, "copy") != 0)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "--prefetch %lld needs --gather copy: with alias, "
+                         "weights are used where they are, and none are "
+                         "gathered ahead",
+                         (long long)self->flags.prefetch);
+    if (self->flags.prefetch < 0)
+        self->flags.prefetch = 1;
     return TSR_OK;
 }
 

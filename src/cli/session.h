@@ -14,9 +14,9 @@ typedef struct session_flags {
     int64_t ranks, threads, batch, accumulate;
     const char *gather; /* "alias" or "copy"; NULL: alias where possible */
     const char *comm;   /* "host" or "mpi"; NULL: host where possible */
-    int64_t prefetch;
-    double wire;       /* GB/s */
-    const char *dtype; /* "f32" or "bf16" */
+    int64_t prefetch;   /* -1: not given */
+    double wire;        /* GB/s */
+    const char *dtype;  /* "f32" or "bf16" */
     size_t memory, host_memory;
     const char *plan; /* a file to run instead of what is compiled, or NULL */
     double weight_decay, beta1, beta2, clip;
@@ -77,8 +77,8 @@ typedef struct session_flags {
          0,                                                                    \
          4096,                                                                 \
          "N",                                                                  \
-         "groups gathered ahead of their use, with --gather copy (default "    \
-         "1)"},                                                                \
+         "groups gathered ahead of their use (default 1); needs --gather "     \
+         "copy"},                                                              \
         {"wire",                                                               \
          OPTION_REAL,                                                          \
          offsetof(type, member.wire),                                          \
@@ -140,7 +140,7 @@ typedef struct session_flags {
 
 #define SESSION_DEFAULTS                                                       \
     {                                                                          \
-        .model = "gpt2", .batch = 4, .accumulate = 1, .prefetch = 1,           \
+        .model = "gpt2", .batch = 4, .accumulate = 1, .prefetch = -1,          \
         .dtype = "f32", .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95,      \
         .clip = 1                                                              \
     }

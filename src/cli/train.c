@@ -16,6 +16,7 @@
 #include "cli/session.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
+#include "train/file.h"
 #include "train/sampler.h"
 
 typedef struct train_flags {
@@ -94,6 +95,7 @@ typedef struct train_job {
 } train_job;
 
 #define EXCHANGE_TIMEOUT_MS 60000
+#define EVAL_BATCHES 8 /* where --eval-batches does not say */
 
 /* ---- in each rank ---- */
 
@@ -172,7 +174,9 @@ static tsr_status step(worker *self) {
     bool evaluate = flags->eval_data.count > 0 &&
                     due(metrics.step, flags->eval_every, self->last_step);
     if (evaluate)
-        TSR_TRY(tsr_trainer_evaluate(self->trainer, flags->eval_batches,
+        TSR_TRY(tsr_trainer_evaluate(self->trainer,
+                                     flags->eval_batches ? flags->eval_batches
+                                                         : EVAL_BATCHES,
                                      &eval_loss));
     if (evaluate && self->first) {
         progress_pause(&self->progress);
@@ -375,11 +379,17 @@ static tsr_status check_outputs(const train_job *self) {
     return TSR_OK;
 }
 
+static tsr_status parse_stage(const train_flags *flags, tsr_stage *out_stage) {
+    return plan_stage_parse(flags->stage ? flags->stage
+                                         : plan_stage_name(TSR_STAGE_PLACED),
+                            out_stage);
+}
+
 static tsr_status print_plan(const train_job *self) {
     const train_flags *flags = &self->flags;
     tsr_plan *plan;
     tsr_stage stage;
-    TSR_TRY(plan_stage_parse(flags->stage, &stage));
+    TSR_TRY(parse_stage(flags, &stage));
     if (stage == TSR_STAGE_PLACED)
         return plan_file_write(self->session.plan, "--print-plan",
                                flags->print_plan);
@@ -392,11 +402,8 @@ static tsr_status print_plan(const train_job *self) {
 
 /* It is written at the end; that it can be is known before. */
 static tsr_status check_timeline(const char *path) {
-    FILE *file = fopen(path, "a");
-    if (!file || fclose(file) != 0)
-        return tsr_error(TSR_IO, "--timeline %s cannot be written: %s", path,
-                         strerror(errno));
-    return TSR_OK;
+    tsr_status status = tsr_file_check_writable(path);
+    return status == TSR_OK ? TSR_OK : tsr_error_at(status, "--timeline");
 }
 
 /* Before anything is compiled. */
@@ -416,8 +423,13 @@ static tsr_status check_flags(const train_flags *flags) {
     if (flags->min_lr > flags->lr)
         return tsr_error(TSR_INVALID_ARGUMENT, "--min-lr %g is above --lr %g",
                          flags->min_lr, flags->lr);
-    TSR_TRY(plan_stage_parse(flags->stage, &stage));
-    if (stage != TSR_STAGE_PLACED && !flags->print_plan)
+    if (flags->eval_data.count == 0 &&
+        (flags->eval_every || flags->eval_batches))
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "%s needs --eval-data, the text to evaluate on",
+                         flags->eval_every ? "--eval-every" : "--eval-batches");
+    TSR_TRY(parse_stage(flags, &stage));
+    if (flags->stage && !flags->print_plan)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "--stage %s needs --print-plan, the file to print to",
                          flags->stage);
@@ -429,56 +441,39 @@ static tsr_status check_flags(const train_flags *flags) {
     return TSR_OK;
 }
 
-static uint64_t bits_of(double value) {
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-/* The plan's options apart, which the trainer compares. A rank that differed
- * would learn something else, or wait for the others in vain. */
-static tsr_status check_ranks(const train_job *self) {
-    const train_flags *flags = &self->flags;
+/* A rank that differed would learn something else. */
+static tsr_status check_texts(const train_job *self) {
     const tsr_corpus *eval = self->eval_corpus;
     if (!self->ranks.mpi)
         return TSR_OK; /* the corpora need not be read */
     const rank_term terms[] = {
-        {"--comm", self->session.over_mpi},
-        {"--seed", (uint64_t)flags->seed},
-        {"--steps", (uint64_t)flags->steps},
-        {"--max-time", bits_of(flags->max_time)},
-        {"--lr", bits_of(flags->lr)},
-        {"--min-lr", bits_of(flags->min_lr)},
-        {"--warmup", (uint64_t)flags->warmup},
-        {"--out", flags->out != NULL},
-        {"--resume", flags->resume},
-        {"--save-every", (uint64_t)flags->save_every},
-        {"--timeline", flags->timeline != NULL},
         {"the text of --data", tsr_corpus_hash(self->corpus)},
         {"the text of --eval-data", eval ? tsr_corpus_hash(eval) : 0},
-        {"--eval-every", (uint64_t)flags->eval_every},
-        {"--eval-batches", (uint64_t)flags->eval_batches},
     };
     return ranks_agree(&self->ranks, terms, sizeof terms / sizeof *terms);
 }
 
 static tsr_status open_job(train_job *self) {
     const train_flags *flags = &self->flags;
+    TSR_TRY(ranks_agree_on_options(&self->ranks, &train_command, flags));
     TSR_TRY(check_flags(flags));
     TSR_TRY(session_open(&flags->session, &self->ranks,
                          flags->eval_data.count > 0, &self->session));
     TSR_TRY(open_data(self));
     TSR_TRY(check_outputs(self));
-    TSR_TRY(check_ranks(self));
+    TSR_TRY(check_texts(self));
     if (!self->ranks.first)
         return TSR_OK; /* what is written is rank 0's */
     if (flags->out)
         TSR_TRY(open_out(self));
-    if (flags->metrics)
-        TSR_TRY(metrics_open(flags->metrics, flags->resume, &self->metrics));
     if (flags->timeline)
         TSR_TRY(check_timeline(flags->timeline));
-    return flags->print_plan ? print_plan(self) : TSR_OK;
+    if (flags->print_plan)
+        TSR_TRY(print_plan(self));
+    /* Last: it may hold an earlier run's. */
+    return flags->metrics
+               ? metrics_open(flags->metrics, flags->resume, &self->metrics)
+               : TSR_OK;
 }
 
 static void close_job(train_job *self, bool failed) {
@@ -528,8 +523,6 @@ static int run(int argc, char **argv) {
                                 .steps = 1000,
                                 .warmup = -1,
                                 .seed = 1,
-                                .eval_batches = 8,
-                                .stage = "placed",
                                 .lr = 3e-4,
                                 .min_lr = -1}};
     int code = options_parse(&train_command, argc, argv, &self.flags);

@@ -45,6 +45,36 @@ bool tsr_file_exists(const char *path) {
     return stat(path, &info) == 0 && S_ISREG(info.st_mode);
 }
 
+/* Not there yet. A full disk shows at the first byte. */
+static tsr_status try_new(const char *path) {
+    struct stat info;
+    if (lstat(path, &info) == 0)
+        return tsr_error(TSR_NOT_FOUND, "%s is a link to what is not there",
+                         path);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return tsr_file_error("write", path, errno);
+    int error = write(fd, " ", 1) == 1 ? 0 : errno;
+    error = close(fd) == 0 ? error : errno;
+    (void)unlink(path);
+    return error ? tsr_file_error("write", path, error) : TSR_OK;
+}
+
+tsr_status tsr_file_check_writable(const char *path) {
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return errno == ENOENT ? try_new(path)
+                               : tsr_file_error("write", path, errno);
+    if (!S_ISREG(info.st_mode))
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "%s is no regular file: name one, or a new one", path);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return tsr_file_error("write", path, errno);
+    close(fd);
+    return TSR_OK;
+}
+
 /* Grows with what is read: the size that the system tells may be stale. */
 static tsr_status read_all(int fd, const char *path, size_t limit,
                            tsr_text *text) {

@@ -17,6 +17,11 @@ tsr_status tsr_file_join(const char *folder, const char *name, char **out_path);
 
 bool tsr_file_exists(const char *path); /* a regular file, links followed */
 
+/* Whether a file of this name could be made, or the one there written. Leaves
+ * all as it is. Errors: IO, NOT_FOUND (no such folder); INVALID_ARGUMENT (what
+ * is there is no regular file: a folder, a device, a pipe). */
+tsr_status tsr_file_check_writable(const char *path);
+
 /* All of a file, with a terminator after it. out_bytes: owned, tsr_free.
  * Errors: NOT_FOUND; IO; INVALID_DATA (over `limit` bytes); OUT_OF_MEMORY. */
 tsr_status tsr_file_read(const char *path, size_t limit, char **out_bytes,

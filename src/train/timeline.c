@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "train/file.h"
 #include "train/json.h"
@@ -145,19 +146,25 @@ static tsr_status write_events(FILE *file, const timeline *self) {
 }
 
 static tsr_status write_file(const timeline *self, const char *path) {
+    bool there = access(path, F_OK) == 0;
     FILE *file = fopen(path, "w");
     if (!file)
         return tsr_error(TSR_IO, "the timeline %s cannot be written: %s", path,
                          strerror(errno));
     tsr_status status = write_events(file, self);
-    bool failed = ferror(file) != 0;
-    if (fclose(file) != 0 || failed)
-        status = status != TSR_OK
-                     ? status
-                     : tsr_error(TSR_IO, "could not write the timeline %s: %s",
-                                 path, strerror(errno));
-    if (status != TSR_OK && tsr_file_exists(path)) /* and is no device */
-        (void)remove(path);                        /* half of it helps nobody */
+    bool failed = fflush(file) != 0 || ferror(file) != 0;
+    int error = errno;
+    if (status != TSR_OK || failed) /* half of it helps nobody */
+        (void)!ftruncate(fileno(file), 0);
+    if (fclose(file) != 0 && !failed) {
+        failed = true;
+        error = errno;
+    }
+    if (status == TSR_OK && failed)
+        status = tsr_error(TSR_IO, "could not write the timeline %s: %s", path,
+                           strerror(error));
+    if (status != TSR_OK && !there && tsr_file_exists(path))
+        (void)unlink(path); /* it is ours, and no device */
     return status;
 }
 

@@ -4,10 +4,11 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 
 import harness
-from harness import TINY, CommandCase, wait_until, write
+from harness import TINY, CommandCase, read, wait_until, write
 
 # Arguments of numeric options as the help shows them.
 NUMERIC = {"N", "X", "GB/S", "T", "K", "S", "SECONDS"}
@@ -91,6 +92,12 @@ class Options(CommandCase):
         self.refuse(*BASE, "--save-every", "5", names=("--save-every", "--out"))
         self.refuse(*BASE, "--resume", names=("--resume", "--out"))
         self.refuse(*BASE, "--gather", "both", names=("--gather", "both", "alias", "copy"))
+        for prefetch in ("0", "1", "3"):
+            for alias in ((), ("--gather", "alias")):
+                self.refuse(*BASE, *alias, "--prefetch", prefetch, names=(f"--prefetch {prefetch}", "--gather copy"))
+        self.refuse("bench", "step", *TINY, "--prefetch", "1", names=("--prefetch 1", "--gather copy"))
+        self.refuse(*BASE, "--eval-every", "2", names=("--eval-every", "--eval-data"))
+        self.refuse(*BASE, "--eval-batches", "2", names=("--eval-batches", "--eval-data"))
         self.refuse(*BASE, "--dtype", "f64", names=("--dtype", "f64", "f32, bf16"))
         self.refuse(*BASE, "--dtype", "f16", names=("f16", "f32 and bf16"))
         self.refuse("train", "--data", "text.txt", "--model", "gpt9", names=("gpt9", "gpt2-tiny"))
@@ -234,10 +241,47 @@ class Outputs(CommandCase):
                 self.refuse(*BASE, "--print-plan", path, "--out", "run", names=("--print-plan", path))
 
     def test_timeline(self):
-        for path in ("missing/t.json", ".", "text.txt/t"):
-            with self.subTest(path=path):
-                self.refuse(*BASE, "--timeline", path, names=("--timeline", path))
-        self.refuse(*BASE, "--timeline", "/dev/full", "--ranks", "2", names=("timeline /dev/full", "No space left"))
+        """Refused before the first step, and whatever is there stays. Root could remove a device: it gets a copy of one."""
+        device, others = "/dev/full", ("--metrics", "m.jsonl", "--print-plan", "p.txt", "--out", "run")
+        if os.geteuid() == 0:
+            device = self.path("full")
+            os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/full").st_rdev)
+        os.symlink(device, self.path("link"))
+        os.symlink("nothing", self.path("dangling"))
+        os.mkfifo(self.path("fifo"))
+        write(self.path("m.jsonl"), "an earlier run's")
+        for path, why in (("missing/t.json", "No such file"), (".", "no regular file"), ("text.txt/t", "Not a directory"),
+                          (device, "no regular file"), ("link", "no regular file"), ("fifo", "no regular file"),
+                          ("dangling", "not there"), ("x" * 300, "File name too long")):
+            for ranks in ("1", "2"):
+                with self.subTest(path=path, ranks=ranks):
+                    result = self.refuse(*BASE, *others, "--timeline", path, "--ranks", ranks,
+                                         names=("--timeline", path, why), code=1)
+                    self.assertEqual(result.out, "")
+        self.assertTrue(stat.S_ISCHR(os.stat(device).st_mode))
+
+    def test_timeline_not_permitted(self):
+        options = {}
+        os.chmod(self.folder, 0o755)
+        os.chmod(write(self.path("old.json"), "{}"), 0o444)
+        if os.geteuid() == 0:  # root may write everything
+            options = {"user": NOBODY}
+            if subprocess.run([self.binary, "--version"], user=NOBODY, capture_output=True).returncode != 0:
+                self.skipTest("user 65534 may not run the command")
+        else:
+            os.chmod(self.folder, 0o555)
+            self.addCleanup(os.chmod, self.folder, 0o755)
+        for path in ("t.json", "old.json"):
+            self.refuse(*BASE, "--timeline", path, names=("--timeline", path, "Permission denied"), **options)
+
+    def test_timeline_cut_short(self):
+        """Half of one is not left: a file of ours goes, another's keeps its name."""
+        limit = ("sh", "-c", 'ulimit -f 8 && exec "$0" "$@"')
+        self.refuse(*BASE, "--timeline", "t.json", names=("timeline t.json", "File too large"), prefix=limit)
+        write(self.path("t.json"), "{}")
+        self.refuse(*BASE, "--timeline", "t.json", names=("timeline t.json", "File too large"), prefix=limit,
+                    writes=("t.json",))
+        self.assertEqual(read(self.path("t.json")), "")
 
     def test_over_one_another(self):
         """Whatever name a file is given under; nothing is written then."""

@@ -189,6 +189,16 @@ class Refused(PlanCase):
             with self.subTest(arguments=arguments):
                 self.refuse_plan("--plan", "printed.txt", *arguments, names=("--plan: printed.txt: ", names))
 
+    def test_dtype(self):
+        """At every stage, and before what else of such a plan is another."""
+        other = {"f32": "bf16", "bf16": "f32"}
+        for stage in ("sharded", "placed"):
+            for dtype in other:
+                with self.subTest(stage=stage, dtype=dtype):
+                    self.printed("--dtype", dtype, stage=stage)
+                    self.refuse_plan("--plan", "printed.txt", "--dtype", other[dtype],
+                                     names=f"--plan: printed.txt: it was compiled with --dtype {dtype}, this run's is {other[dtype]}")
+
     def test_products(self):
         """Those of the run, whatever the file says; a file that says nothing takes them."""
         self.edited('(?m)^products ".*"', 'products "f32: by hand"')
@@ -261,7 +271,8 @@ class Refused(PlanCase):
 
     def test_stage(self):
         self.refuse_plan("--print-plan", "p.txt", "--stage", "laid-out", names="known: sharded, scheduled, placed")
-        self.refuse_plan("--stage", "sharded", names="needs --print-plan")
+        for stage in ("sharded", "placed"):
+            self.refuse_plan("--stage", stage, names="needs --print-plan")
         self.refuse_plan("--print-plan", "p.txt", "--stage", "sharded", "--plan", "printed.txt", names="--plan gives another")
 
 

@@ -148,7 +148,14 @@ class Timeline(RunCase):
     def test_nothing_done(self):
         self.train("--steps", "2", "--out", "run")
         self.train("--steps", "2", "--out", "run", "--resume", "--timeline", "t.json")
-        self.assertEqual(read(self.path("t.json")), "")
+        self.assertFalse(os.path.exists(self.path("t.json")))
+
+    def test_written_over(self):
+        """Through a link, too."""
+        write(self.path("old.json"), "x" * 1000000)
+        os.symlink("old.json", self.path("t.json"))
+        self.events()
+        self.assertTrue(os.path.islink(self.path("t.json")))
 
 
 class Streams(RunCase):
