@@ -178,7 +178,7 @@ static tsr_status choose_length(decoder *self, int64_t *out_capacity) {
     if (room < 1)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "a prompt of %lld bytes leaves none of the model's "
-                         "%lld positions for an answer",
+                         "%lld positions for an answer: shorten it",
                          (long long)prompt, (long long)self->config.seq);
     if (flags->tokens > room)
         return tsr_error(TSR_INVALID_ARGUMENT,
@@ -198,7 +198,9 @@ static tsr_status open_decoder(decoder *self) {
     if (!flags->model)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "--model is missing: name a checkpoint's folder");
-    TSR_TRY(tsr_checkpoint_find(flags->model, &self->folder));
+    tsr_status status = tsr_checkpoint_find(flags->model, &self->folder);
+    if (status != TSR_OK)
+        return tsr_error_at(status, "--model");
     TSR_TRY(tsr_config_read(self->folder, &self->config));
     TSR_TRY(options_dtype(flags->dtype, &self->config.dtype));
     if (self->config.vocab < TSR_CORPUS_VOCAB)

@@ -7,15 +7,13 @@
 #include <unistd.h>
 
 #include "base/status.h"
+#include "train/file.h"
 
 #define LINE_BEGIN "{\"step\": "
 
 tsr_status metrics_open(const char *path, bool resume, FILE **out_file) {
-    *out_file = fopen(path, resume ? "a+" : "w");
-    if (!*out_file)
-        return tsr_error(TSR_IO, "--metrics %s cannot be written: %s", path,
-                         strerror(errno));
-    return TSR_OK;
+    tsr_status status = tsr_file_open_output(path, resume, out_file);
+    return status == TSR_OK ? TSR_OK : tsr_error_at(status, "--metrics");
 }
 
 /* The step of a whole line as metrics_write leaves it; 0: it is none. */

@@ -61,7 +61,7 @@ static int mistake(const cli_command *command, const char *format, ...) {
 
 static int out_of_range(const cli_command *command, const option_row *row,
                         const char *value) {
-    return mistake(command, "--%s is '%s', must be %s in [%.10g, %.10g]",
+    return mistake(command, "--%s is '%s', must be %s in [%.16g, %.16g]",
                    row->name, value,
                    row->kind == OPTION_INT ? "a whole number" : "a number",
                    row->low, row->high);
@@ -153,6 +153,8 @@ int options_parse(const cli_command *command, int argc, char **argv,
             return 0;
         }
         if (strncmp(argument, "-", 1) != 0) {
+            if (!argument[0] && !list)
+                return mistake(command, "an argument is empty");
             if (list)
                 code = store(command, list, argument, values);
             else if (operands && operands->count < (size_t)command->operands)

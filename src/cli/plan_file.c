@@ -36,15 +36,14 @@ tsr_status plan_stage_parse(const char *name, tsr_stage *out_stage) {
 tsr_status plan_file_write(const tsr_plan *plan, const char *option,
                            const char *path) {
     char *text;
+    FILE *file;
     TSR_TRY(tsr_plan_print(plan, &text));
-    FILE *file = fopen(path, "w");
+    tsr_status status = tsr_file_open_output(path, false, &file);
     bool written = file && fputs(text, file) >= 0;
-    int closed = file ? fclose(file) : -1;
+    if (file && (fclose(file) != 0 || !written))
+        status = tsr_file_error("write", path, errno);
     tsr_plan_text_release(text);
-    if (!written || closed != 0)
-        return tsr_error(TSR_IO, "%s %s cannot be written: %s", option, path,
-                         strerror(errno));
-    return TSR_OK;
+    return status == TSR_OK ? TSR_OK : tsr_error_at(status, "%s", option);
 }
 
 /* ---- whether a plan is of the same thing ---- */

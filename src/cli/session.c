@@ -191,15 +191,17 @@ tsr_status session_compile_until(const cli_session *self, tsr_stage stage,
 
 static tsr_status check_memory(const cli_session *self, size_t needed) {
     size_t available = tsr_os_memory_available();
+    int ranks = self->ranks->host_ranks;
     char need[TSR_BYTES_TEXT], have[TSR_BYTES_TEXT];
     if (needed <= available)
         return TSR_OK;
     return tsr_error(
         TSR_OUT_OF_MEMORY,
-        "%d ranks need %s%s of memory together, %s are available: lower "
-        "--batch, --seq or the model's size",
-        self->ranks->host_ranks, self->plan ? "" : "more than ",
-        tsr_format_bytes(needed, need), tsr_format_bytes(available, have));
+        "%d rank%s of this host need%s %s%s of memory, %s are available: "
+        "lower --batch, --seq or the model's size",
+        ranks, ranks == 1 ? "" : "s", ranks == 1 ? "s" : "",
+        self->plan ? "" : "more than ", tsr_format_bytes(needed, need),
+        tsr_format_bytes(available, have));
 }
 
 /* What no plan of this host's ranks can do without: weight, gradient and two

@@ -75,6 +75,28 @@ tsr_status tsr_file_check_writable(const char *path) {
     return TSR_OK;
 }
 
+tsr_status tsr_file_open_output(const char *path, bool append,
+                                FILE **out_file) {
+    int flags = append ? O_RDWR | O_APPEND : O_WRONLY | O_TRUNC;
+    *out_file = NULL;
+    int fd = open(path, flags | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666);
+    if (fd < 0 && errno == ENXIO)
+        return tsr_error(TSR_IO,
+                         "nobody reads the other end of %s: start its reader "
+                         "first",
+                         path);
+    if (fd < 0)
+        return tsr_file_error("write", path, errno);
+    int mode = fcntl(fd, F_GETFL);
+    bool waits = mode >= 0 && fcntl(fd, F_SETFL, mode & ~O_NONBLOCK) == 0;
+    *out_file = waits ? fdopen(fd, append ? "a+" : "w") : NULL;
+    if (*out_file)
+        return TSR_OK;
+    int error = errno;
+    close(fd);
+    return tsr_file_error("write", path, error);
+}
+
 /* Grows with what is read: the size that the system tells may be stale. */
 static tsr_status read_all(int fd, const char *path, size_t limit,
                            tsr_text *text) {

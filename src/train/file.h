@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "tessera/status.h"
 
@@ -21,6 +22,11 @@ bool tsr_file_exists(const char *path); /* a regular file, links followed */
  * all as it is. Errors: IO, NOT_FOUND (no such folder); INVALID_ARGUMENT (what
  * is there is no regular file: a folder, a device, a pipe). */
 tsr_status tsr_file_check_writable(const char *path);
+
+/* Opens a file to be written, emptied or at its end; it is made where there is
+ * none. Does not wait for a pipe's reader: there must be one. Closed by the
+ * caller. Errors: IO, NOT_FOUND. */
+tsr_status tsr_file_open_output(const char *path, bool append, FILE **out_file);
 
 /* All of a file, with a terminator after it. out_bytes: owned, tsr_free.
  * Errors: NOT_FOUND; IO; INVALID_DATA (over `limit` bytes); OUT_OF_MEMORY. */

@@ -179,12 +179,14 @@ tsr_status tsr_safetensors_parse_header(tsr_safetensors *file) {
         length |= (uint64_t)file->bytes[i] << 8 * i;
     if (length > TSR_SAFETENSORS_HEADER_BYTES)
         return tsr_error(TSR_INVALID_DATA,
-                         "%s says that its header has %" PRIu64
+                         "%s is damaged, or no safetensors file: it says that "
+                         "its header has %" PRIu64
                          " bytes; the format's limit is %d",
                          file->path, length, TSR_SAFETENSORS_HEADER_BYTES);
     if (length > file->byte_count - LENGTH_BYTES)
         return tsr_error(TSR_INVALID_DATA,
-                         "%s says that its header has %" PRIu64
+                         "%s is damaged, or no safetensors file: it says that "
+                         "its header has %" PRIu64
                          " bytes, but is only %zu bytes long",
                          file->path, length, file->byte_count);
     const char *text = (const char *)file->bytes + LENGTH_BYTES;

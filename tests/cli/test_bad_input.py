@@ -45,6 +45,8 @@ class Options(CommandCase):
         self.refuse(*BASE, "book\n.txt", names="book?.txt", code=2)
         self.refuse("generate", "run", names="run", code=2)
         self.refuse("inspect", "a", "b", names="'b'", code=2)
+        self.refuse("inspect", "", names="empty", code=2)
+        self.refuse("train", "", names="empty", code=2)
         self.refuse("bench", "step", "again", names="again", code=2)
         self.refuse("bench", "leap", names="step")
         self.refuse("bench", names="step")
@@ -239,6 +241,16 @@ class Outputs(CommandCase):
         for path in ("missing/plan.txt", ".", "text.txt/p", "/dev/full"):
             with self.subTest(path=path):
                 self.refuse(*BASE, "--print-plan", path, "--out", "run", names=("--print-plan", path))
+
+    def test_pipes(self):
+        """One that nobody reads is not waited for."""
+        os.mkfifo(self.path("fifo"))
+        for option in ("--metrics", "--print-plan"):
+            self.refuse(*BASE, option, "fifo", "--out", "run", names=(f"{option}: ", "fifo", "start its reader"), code=1)
+            reader = os.open(self.path("fifo"), os.O_RDONLY | os.O_NONBLOCK)
+            self.succeed(*BASE, option, "fifo")
+            self.assertGreater(len(os.read(reader, 1 << 16)), 100)
+            os.close(reader)
 
     def test_timeline(self):
         """Refused before the first step, and whatever is there stays. Root could remove a device: it gets a copy of one."""

@@ -59,10 +59,10 @@ class Train(MpiCase):
         way = ("env", f"TESSERA_BF16={bf16}") if bf16 else ()
         return (*way, self.binary, "train", "--data", data, *TINY, "--steps", "4", *arguments)
 
-    def refuse_each(self, *ranks, words):
+    def refuse_each(self, *ranks, words, command="train"):
         code, out, err, waited = self.each(*ranks).end()
         self.assertNotEqual(code, 0, out)
-        said = [line for line in err.splitlines() if line.startswith("tessera train: ")]
+        said = [line for line in err.splitlines() if line.startswith(f"tessera {command}: ")]
         self.assertEqual(len(said), 1, err)
         self.check_words(said[0], *words)
         self.assertLess(waited, END_SECONDS)
@@ -122,18 +122,22 @@ class Train(MpiCase):
         self.refuse("--out", "text.txt", words=("--out text.txt",))
 
     def test_ranks_alike(self):
-        """Options and data of which the plan does not speak: one rank that differs is named before anything is written."""
-        write(self.path("other.txt"), text()[:-1] + "!")
+        """Every option, and the data: one rank that differs is named before anything is written."""
         for option, arguments in (("--seed", ("--seed", "2")), ("--steps", ("--steps", "6")), ("--lr", ("--lr", "1e-3")),
                                   ("--min-lr", ("--min-lr", "1e-5")), ("--warmup", ("--warmup", "2")),
                                   ("--max-time", ("--max-time", "9")), ("--save-every", ("--save-every", "2")),
                                   ("--eval-every", ("--eval-every", "2")), ("--eval-batches", ("--eval-batches", "2")),
-                                  ("--timeline", ("--timeline", "t.json"))):
+                                  ("--timeline", ("--timeline", "t.json")), ("--metrics", ("--metrics", "m.jsonl")),
+                                  ("--wire", ("--wire", "1")), ("--prefetch", ("--prefetch", "1")),
+                                  ("--clip", ("--clip", "2")), ("--memory", ("--memory", "1G")),
+                                  ("--dtype", ("--dtype", "bf16")), ("--batch", ("--batch", "3")),
+                                  ("--out", ("--out", "walk"))):
             with self.subTest(option=option):
                 common = ("--comm", "mpi", "--out", "run", "--eval-data", "text.txt")
                 self.refuse_each(self.rank(*common), self.rank(*common, *arguments),
                                  words=(f"{option} of rank 1 is not that of rank 0",))
-                self.assertFalse(os.path.exists(self.path("run")))
+                self.assertEqual(os.listdir(self.folder), ["text.txt"])
+        write(self.path("other.txt"), text()[:-1] + "!")
         self.refuse_each(self.rank(), self.rank(data="other.txt"), words=("the text of --data of rank 1",))
         for arguments in ((), ("--eval-data", "other.txt")):
             self.refuse_each(self.rank("--eval-data", "text.txt"), self.rank(*arguments),
@@ -145,6 +149,19 @@ class Train(MpiCase):
         write(self.path("copy.txt"), text())
         code, out, err, _ = self.each(self.rank(), self.rank(data="copy.txt")).end()
         self.assertEqual(code, 0, out + err)
+
+    def test_bench(self):
+        """Ranks agree before they measure; one report."""
+        common = (self.binary, "bench", "step", *TINY)
+        for option, value in (("--steps", "3"), ("--wire", "1"), ("--accumulate", "2"), ("--comm", "mpi"), ("--beta1", "0.8")):
+            with self.subTest(option=option):
+                self.refuse_each(common, (*common, option, value), words=(f"{option} of rank 1 is not that of rank 0",),
+                                 command="bench")
+        for comm in ("host", "mpi"):
+            alike = (*common, "--steps", "3", "--comm", comm)
+            code, out, err, _ = self.each(alike, alike).end()
+            self.assertEqual(code, 0, out + err)
+            self.assertEqual(out.count("(3 steps)"), 1, out)
 
     def test_bf16_products(self):
         """Rank 0 chooses; a rank that was told otherwise is refused."""
