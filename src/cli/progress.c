@@ -96,8 +96,10 @@ void progress_step(cli_progress *self, const tsr_step_metrics *metrics) {
     char eta[32], bytes[TSR_BYTES_TEXT];
     field_text fields[FIELDS] = {{0}};
     double rate = (double)metrics->tokens / self->recent_seconds;
-    format_duration(
-        (double)(self->steps - metrics->step) * self->recent_seconds, eta);
+    double left = (double)(self->steps - metrics->step) * self->recent_seconds;
+    if (self->end_ns != 0 && (double)(self->end_ns - now) * 1e-9 < left)
+        left = fmax((double)(self->end_ns - now) * 1e-9, 0);
+    format_duration(left, eta);
     snprintf(fields[STEP], sizeof *fields, "step %lld/%lld",
              (long long)metrics->step, (long long)self->steps);
     snprintf(fields[LOSS], sizeof *fields, "loss %.4f", metrics->loss);

@@ -9,6 +9,7 @@ typedef struct cli_progress {
     int64_t last_step;      /* of it that will be done now: steps, or fewer */
     int64_t begin_ns;       /* when it started */
     int64_t first_step;     /* done before it started */
+    int64_t end_ns;         /* when time is up; 0: it is not limited */
     int64_t shown_ns;       /* of the latest line */
     double flops_per_token; /* model flops */
     double peak_flops;      /* of all ranks, a second */

@@ -211,6 +211,9 @@ static tsr_status work(worker *self) {
     progress_begin(&self->progress, first_step, job->flags.steps,
                    self->flops_per_token, peak,
                    tsr_trainer_arena_bytes(self->trainer));
+    if (job->flags.max_time > 0)
+        self->progress.end_ns =
+            self->begin_ns + (int64_t)(job->flags.max_time * 1e9);
     if (self->first && job->flags.resume)
         TSR_TRY(go_on(job, first_step));
     if (self->first && first_step >= job->flags.steps)

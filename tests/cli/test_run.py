@@ -255,6 +255,12 @@ class Same(RunCase):
         self.assertEqual(plans["1"], plans["wire"])
         self.assertEqual(len(set(plans.values())), 3)
 
+    def test_time_left(self):
+        """Of --max-time, where that ends first."""
+        shown = re.findall(r"eta (\S+)", self.train("--steps", "1000000000", "--max-time", "2").out)
+        self.assertTrue(shown)
+        self.assertLessEqual({*shown}, {"0s", "1s", "2s"})
+
     def test_seeds_differ(self):
         self.assertNotEqual(self.losses(*self.STEPS), self.losses(*self.STEPS, "--seed", "2"))
 
