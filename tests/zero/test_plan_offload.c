@@ -15,7 +15,7 @@ static tsr_run make_run(int world, run_memory memory) {
                      .world = world,
                      .batch = 2,
                      .micro_steps = 2,
-                     .steps = 5,
+                     .steps = 3, /* moments go there and back twice */
                      .memory = memory,
                      .kernels = TSR_KERNELS_CPU};
 }
@@ -230,14 +230,15 @@ static plan_bytes bytes_at_depth(int layers, void (*edit)(plan_text *t)) {
  * one that is copied and the one that is made meanwhile. */
 static void check_activation_bytes(void) {
     size_t block = 263680, gelu = sizeof(float) * 2 * 32 * 4 * 64;
+    plan_bytes plain_more = bytes_at_depth(2, NULL),
+               some_more = bytes_at_depth(2, gelu_inputs),
+               all_more = bytes_at_depth(2, activations);
     for (size_t layers = 2; layers <= 6; layers += 2) {
         int more = (int)layers + 2;
-        plan_bytes plain = bytes_at_depth((int)layers, NULL),
-                   plain_more = bytes_at_depth(more, NULL),
-                   some = bytes_at_depth((int)layers, gelu_inputs),
-                   some_more = bytes_at_depth(more, gelu_inputs),
-                   all = bytes_at_depth((int)layers, activations),
-                   all_more = bytes_at_depth(more, activations);
+        plan_bytes plain = plain_more, some = some_more, all = all_more;
+        plain_more = bytes_at_depth(more, NULL);
+        some_more = bytes_at_depth(more, gelu_inputs);
+        all_more = bytes_at_depth(more, activations);
         tsr_space transient = TSR_SPACE_TRANSIENT,
                   host = TSR_SPACE_HOST_TRANSIENT;
         CHECK(plain_more.of[transient] - plain.of[transient] == 2 * block);
