@@ -4,25 +4,21 @@
 #ifndef TSR_COMM_BACKEND_H
 #define TSR_COMM_BACKEND_H
 
-#include "tessera/comm.h"
+#include "comm/call.h"
 
 typedef struct tsr_comm_vtable {
     void (*release)(tsr_comm *comm);
     tsr_status (*poll)(tsr_comm *comm, int *out_rank);
-    void (*abort)(tsr_comm *comm, const char *reason);
+    /* This rank fails the group, unless that already has; returns its first
+     * failure, as this thread's message. Thread-safe. */
+    tsr_status (*fail)(tsr_comm *comm, tsr_status status, const char *message);
     tsr_status (*split)(tsr_comm *comm, tsr_comm **out_comm);
     /* NULL: no shared memory, UNSUPPORTED */
     tsr_status (*shared_alloc)(tsr_comm *comm, size_t bytes, void **out_memory);
     void (*shared_free)(tsr_comm *comm, void *memory); /* not NULL */
-    tsr_status (*gather)(tsr_comm *comm, const tsr_gather *gathers,
-                         size_t count, tsr_stream *stream);
-    tsr_status (*reduce_scatter)(tsr_comm *comm, const tsr_reduce *reduces,
-                                 size_t count, tsr_stream *stream);
-    tsr_status (*all_reduce)(tsr_comm *comm, void *buffer, size_t count,
-                             tsr_dtype dtype, tsr_stream *stream);
-    tsr_status (*broadcast)(tsr_comm *comm, void *buffer, size_t count,
-                            tsr_dtype dtype, int root, tsr_stream *stream);
-    tsr_status (*barrier)(tsr_comm *comm, tsr_stream *stream);
+    /* Copies `call`, whose arguments have been checked. */
+    tsr_status (*enqueue)(tsr_comm *comm, const tsr_call *call,
+                          tsr_stream *stream);
 } tsr_comm_vtable;
 
 /* Every backend's communicator begins with this. */
@@ -34,5 +30,7 @@ struct tsr_comm {
 
 /* Silence that counts as death, where the caller gave 0 (comm.h). */
 #define TSR_COMM_TIMEOUT_MS 60000
+
+#define TSR_COMM_TEXT 480 /* bytes of a failure's message */
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/status.h"
 #include "comm/backend.h"
@@ -22,6 +23,10 @@ static tsr_status check_dtype(const char *what, tsr_dtype dtype) {
         return tsr_error(TSR_INVALID_ARGUMENT, "%s: unknown dtype %d", what,
                          (int)dtype);
     return TSR_OK;
+}
+
+static tsr_status enqueue(tsr_comm *comm, tsr_call call, tsr_stream *stream) {
+    return comm->vtable->enqueue(comm, &call, stream);
 }
 
 static tsr_status check_call(tsr_comm *comm, const tsr_stream *stream) {
@@ -49,8 +54,12 @@ tsr_status tsr_comm_poll(tsr_comm *comm, int *out_rank) {
 }
 
 void tsr_comm_abort(tsr_comm *comm, const char *reason) {
-    if (comm)
-        comm->vtable->abort(comm, reason ? reason : "no reason given");
+    char text[TSR_COMM_TEXT];
+    if (!comm)
+        return;
+    snprintf(text, sizeof text, "rank %d gave up: %s", comm->rank,
+             reason ? reason : "no reason given");
+    (void)comm->vtable->fail(comm, TSR_UNAVAILABLE, text);
 }
 
 tsr_status tsr_comm_split(tsr_comm *comm, tsr_comm **out_comm) {
@@ -103,7 +112,11 @@ tsr_status tsr_comm_gather(tsr_comm *comm, const tsr_gather *gathers,
         if (status != TSR_OK)
             return tsr_error_at(status, "tensor %zu", i);
     }
-    return comm->vtable->gather(comm, gathers, gather_count, stream);
+    return enqueue(comm,
+                   (tsr_call){.op = TSR_CALL_GATHER,
+                              .gathers = gathers,
+                              .tensors = gather_count},
+                   stream);
 }
 
 static tsr_status check_reduce_dtypes(const tsr_reduce *reduce) {
@@ -157,7 +170,11 @@ tsr_status tsr_comm_reduce_scatter(tsr_comm *comm, const tsr_reduce *reduces,
         if (status != TSR_OK)
             return tsr_error_at(status, "tensor %zu", i);
     }
-    return comm->vtable->reduce_scatter(comm, reduces, reduce_count, stream);
+    return enqueue(comm,
+                   (tsr_call){.op = TSR_CALL_REDUCE_SCATTER,
+                              .reduces = reduces,
+                              .tensors = reduce_count},
+                   stream);
 }
 
 static tsr_status check_buffer(const char *what, const void *buffer,
@@ -178,7 +195,13 @@ tsr_status tsr_comm_all_reduce(tsr_comm *comm, void *buffer, size_t count,
     TSR_TRY(check_buffer("all_reduce", buffer, count, dtype));
     if (dtype == TSR_U8)
         return tsr_error(TSR_INVALID_ARGUMENT, "all_reduce: u8 has no sum");
-    return comm->vtable->all_reduce(comm, buffer, count, dtype, stream);
+    return enqueue(comm,
+                   (tsr_call){.op = TSR_CALL_ALL_REDUCE,
+                              .buffer = buffer,
+                              .tensors = 1,
+                              .count = count,
+                              .dtype = dtype},
+                   stream);
 }
 
 tsr_status tsr_comm_broadcast(tsr_comm *comm, void *buffer, size_t count,
@@ -189,10 +212,17 @@ tsr_status tsr_comm_broadcast(tsr_comm *comm, void *buffer, size_t count,
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "broadcast from rank %d of a world of %d", root,
                          comm->world);
-    return comm->vtable->broadcast(comm, buffer, count, dtype, root, stream);
+    return enqueue(comm,
+                   (tsr_call){.op = TSR_CALL_BROADCAST,
+                              .root = root,
+                              .buffer = buffer,
+                              .tensors = 1,
+                              .count = count,
+                              .dtype = dtype},
+                   stream);
 }
 
 tsr_status tsr_comm_barrier(tsr_comm *comm, tsr_stream *stream) {
     TSR_TRY(check_call(comm, stream));
-    return comm->vtable->barrier(comm, stream);
+    return enqueue(comm, (tsr_call){.op = TSR_CALL_BARRIER}, stream);
 }

@@ -22,6 +22,8 @@ static tsr_status comm_alloc(tsr_host_group *group, int rank, int world,
                                    .capabilities = TSR_COMM_SHARED_MEMORY |
                                                    TSR_COMM_FUSED_REDUCE};
     (*out_comm)->group = group;
+    tsr_call_ring_init(&(*out_comm)->ring, &(*out_comm)->base,
+                       tsr_host_call_run, group->timeout_ns);
     return TSR_OK;
 }
 
@@ -112,7 +114,7 @@ static tsr_status host_split(tsr_comm *base, tsr_comm **out_comm) {
     void *control;
     uint32_t offer;
     tsr_status status = comm_alloc(group, base->rank, base->world, &comm);
-    status = tsr_host_share(parent, TSR_HOST_SPLIT, group->control_bytes,
+    status = tsr_host_share(parent, TSR_CALL_SPLIT, group->control_bytes,
                             status, &control, &offer);
     if (status != TSR_OK) {
         tsr_free(comm);
@@ -152,10 +154,15 @@ static tsr_status host_poll(tsr_comm *base, int *out_rank) {
     return tsr_host_failure(((tsr_host_comm *)base)->group, out_rank);
 }
 
-static void host_abort(tsr_comm *base, const char *reason) {
-    tsr_host_comm *comm = (tsr_host_comm *)base;
-    (void)tsr_host_fail(comm->group, TSR_UNAVAILABLE, base->rank,
-                        "rank %d gave up: %s", base->rank, reason);
+static tsr_status host_fail(tsr_comm *base, tsr_status status,
+                            const char *message) {
+    return tsr_host_fail(((tsr_host_comm *)base)->group, status, base->rank,
+                         "%s", message);
+}
+
+static tsr_status host_enqueue(tsr_comm *base, const tsr_call *call,
+                               tsr_stream *stream) {
+    return tsr_call_ring_enqueue(&((tsr_host_comm *)base)->ring, call, stream);
 }
 
 void tsr_host_comm_stage_only(tsr_comm *comm) {
@@ -166,69 +173,12 @@ void tsr_host_comm_no_cache(tsr_comm *comm) {
     ((tsr_host_comm *)comm)->group->cache_bytes = 0;
 }
 
-/* ---- calls ---- */
-
-static tsr_status enqueue(tsr_comm *base, tsr_host_call call,
-                          tsr_stream *stream) {
-    return tsr_host_call_enqueue((tsr_host_comm *)base, &call, stream);
-}
-
-static tsr_status host_gather(tsr_comm *comm, const tsr_gather *gathers,
-                              size_t count, tsr_stream *stream) {
-    return enqueue(comm,
-                   (tsr_host_call){.op = TSR_HOST_GATHER,
-                                   .gathers = gathers,
-                                   .tensors = count},
-                   stream);
-}
-
-static tsr_status host_reduce_scatter(tsr_comm *comm, const tsr_reduce *reduces,
-                                      size_t count, tsr_stream *stream) {
-    return enqueue(comm,
-                   (tsr_host_call){.op = TSR_HOST_REDUCE_SCATTER,
-                                   .reduces = reduces,
-                                   .tensors = count},
-                   stream);
-}
-
-static tsr_status host_all_reduce(tsr_comm *comm, void *buffer, size_t count,
-                                  tsr_dtype dtype, tsr_stream *stream) {
-    return enqueue(comm,
-                   (tsr_host_call){.op = TSR_HOST_ALL_REDUCE,
-                                   .buffer = buffer,
-                                   .tensors = 1,
-                                   .count = count,
-                                   .dtype = dtype},
-                   stream);
-}
-
-static tsr_status host_broadcast(tsr_comm *comm, void *buffer, size_t count,
-                                 tsr_dtype dtype, int root,
-                                 tsr_stream *stream) {
-    return enqueue(comm,
-                   (tsr_host_call){.op = TSR_HOST_BROADCAST,
-                                   .root = root,
-                                   .buffer = buffer,
-                                   .tensors = 1,
-                                   .count = count,
-                                   .dtype = dtype},
-                   stream);
-}
-
-static tsr_status host_barrier(tsr_comm *comm, tsr_stream *stream) {
-    return enqueue(comm, (tsr_host_call){.op = TSR_HOST_BARRIER}, stream);
-}
-
 static const tsr_comm_vtable host_vtable = {
     .release = host_release,
     .poll = host_poll,
-    .abort = host_abort,
+    .fail = host_fail,
     .split = host_split,
     .shared_alloc = host_shared_alloc,
     .shared_free = host_shared_free,
-    .gather = host_gather,
-    .reduce_scatter = host_reduce_scatter,
-    .all_reduce = host_all_reduce,
-    .broadcast = host_broadcast,
-    .barrier = host_barrier,
+    .enqueue = host_enqueue,
 };

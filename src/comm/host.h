@@ -21,7 +21,7 @@
  *  5. The group's failure word is set once, by compare-and-swap, after the
  *     reporter has written its report. It never returns to 0.
  *
- *   created --[tsr_host_call_enqueue]--> issued --[run]--> finished
+ *   created --[tsr_call_ring_enqueue]--> issued --[run]--> finished
  *   any --[tsr_host_fail: death, time-out, mismatch, abort]--> failed
  *
  * Memory: 34 KiB and two slots a rank and communicator, reserved for processes,
@@ -37,36 +37,22 @@
 
 #include "comm/backend.h"
 #include "comm/bootstrap.h"
+#include "comm/call_ring.h"
 
 #define TSR_HOST_RANKS 256   /* a host's most; keeps start-up on the stack */
 #define TSR_HOST_PLACES 1024 /* tensors a round; more take more rounds */
-#define TSR_HOST_CALLS 1024  /* enqueued and not finished */
 #define TSR_HOST_BLOCKS 16   /* threads: splits and segments of one group */
 #define TSR_HOST_SEGMENTS TSR_COMM_SHARED_MOST /* a power of two */
-#define TSR_HOST_TEXT 480
 /* A staging slot: small enough for two ranks' slots to stay in a shared cache,
  * large enough that a rendezvous is a few percent of its copy. */
 #define TSR_HOST_SLOT_BYTES ((size_t)512 << 10)
-
-typedef enum tsr_host_op {
-    TSR_HOST_GATHER,
-    TSR_HOST_REDUCE_SCATTER,
-    TSR_HOST_ALL_REDUCE,
-    TSR_HOST_BROADCAST,
-    TSR_HOST_BARRIER,
-    TSR_HOST_SPLIT,
-    TSR_HOST_SHARED_ALLOC,
-} tsr_host_op;
 
 /* ---- shared memory ---- */
 
 /* What a rank brings to a round. */
 typedef struct tsr_host_descriptor {
-    uint64_t sequence, tensors, bytes; /* compared over ranks, with op */
-    uint64_t hash;                     /* compared: counts, dtypes, root */
-    uint32_t op;
+    tsr_call_digest digest; /* a status comes with the line's text */
     bool direct;    /* this rank's tensors can be read by all where they lie */
-    int32_t status; /* of what the rank did before; with the line's text */
     uint32_t offer; /* rank 0: a block is offered (tsr_host_share) */
 } tsr_host_descriptor;
 
@@ -78,7 +64,7 @@ typedef struct tsr_host_place {
 
 typedef struct tsr_host_report {
     int32_t status, rank; /* rank: whose fault; -1: nobody's alone */
-    char text[TSR_HOST_TEXT];
+    char text[TSR_COMM_TEXT];
 } tsr_host_report;
 
 /* One rank's part of a control block. */
@@ -89,7 +75,7 @@ typedef struct tsr_host_line {
     /* Recorder: sequence << 8 | op << 1 | running; 0: no call yet. */
     _Atomic uint64_t at;
     _Alignas(64) tsr_host_descriptor descriptors[2];
-    char texts[2][TSR_HOST_TEXT];
+    char texts[2][TSR_COMM_TEXT];
     tsr_host_report report; /* the group's first communicator's only */
     tsr_host_place places[2][TSR_HOST_PLACES];
 } tsr_host_line;
@@ -146,21 +132,6 @@ typedef struct tsr_host_group {
     tsr_host_watch watch;
 } tsr_host_group;
 
-typedef struct tsr_host_call {
-    struct tsr_host_comm *comm;
-    uint64_t sequence;
-    tsr_host_op op;
-    int root;
-    union {
-        const tsr_gather *gathers; /* borrowed until the call has run */
-        const tsr_reduce *reduces;
-        char *buffer;
-    };
-    size_t tensors;
-    size_t count; /* of buffer */
-    tsr_dtype dtype;
-} tsr_host_call;
-
 typedef struct tsr_host_comm {
     tsr_comm base;
     tsr_host_group *group; /* owned by the first communicator */
@@ -172,9 +143,7 @@ typedef struct tsr_host_comm {
     unsigned turn;     /* slot in use */
     bool staging_only; /* tests */
     int64_t opened_ns; /* when all had joined the call that runs; 0: not yet */
-    uint64_t issued;   /* sequence of the last call enqueued */
-    _Atomic uint32_t finished, waiters; /* futex; low bits of a sequence */
-    tsr_host_call calls[TSR_HOST_CALLS];
+    tsr_call_ring ring;
 } tsr_host_comm;
 
 /* ---- host_round.c: failure, rendezvous, agreement ---- */
@@ -211,18 +180,17 @@ tsr_status tsr_host_open(tsr_host_comm *comm, const tsr_host_descriptor *mine);
  * everybody's (not the group's: nothing sticks). */
 tsr_status tsr_host_agree(tsr_host_comm *comm, const tsr_host_descriptor *mine);
 
-/* ---- host_call.c: from the caller's thread to the stream's worker ---- */
+/* ---- host_call.c: calls, and the recorder ---- */
 
-tsr_status tsr_host_call_enqueue(tsr_host_comm *comm, const tsr_host_call *call,
-                                 tsr_stream *stream);
+tsr_status tsr_host_call_run(const tsr_call *call);
 /* A call that runs on the caller's thread, between these two. */
-tsr_status tsr_host_call_begin(tsr_host_comm *comm, tsr_host_op op,
+tsr_status tsr_host_call_begin(tsr_host_comm *comm, tsr_call_op op,
                                uint64_t *out_sequence);
-void tsr_host_call_end(tsr_host_comm *comm, tsr_host_op op, uint64_t sequence);
+void tsr_host_call_end(tsr_host_comm *comm, tsr_call_op op, uint64_t sequence);
 
 /* ---- host_collectives.c ---- */
 
-tsr_status tsr_host_collective_run(const tsr_host_call *call);
+tsr_status tsr_host_collective_run(const tsr_call *call);
 
 /* ---- host_wire.c ---- */
 
@@ -231,13 +199,13 @@ tsr_status tsr_host_collective_run(const tsr_host_call *call);
 void tsr_host_wire_open(tsr_host_comm *comm);
 /* Sleeps until the bytes of the call that has just run are over the injected
  * wire. Errors: the group's failure. */
-tsr_status tsr_host_wire_wait(const tsr_host_call *call);
+tsr_status tsr_host_wire_wait(const tsr_call *call);
 
 /* ---- host_segment.c: memory that all ranks map ---- */
 
 /* Blocking, collective: rank 0 makes `bytes`, all map them. All fail alike;
  * `mine` makes all fail. *out_offer is for tsr_host_drop. */
-tsr_status tsr_host_share(tsr_host_comm *comm, tsr_host_op op, size_t bytes,
+tsr_status tsr_host_share(tsr_host_comm *comm, tsr_call_op op, size_t bytes,
                           tsr_status mine, void **out_memory,
                           uint32_t *out_offer);
 void tsr_host_drop(tsr_host_group *group, void *memory, size_t bytes,

@@ -12,20 +12,6 @@
 #include "comm/copy.h"
 #include "comm/host_run.h"
 
-static void extent(const tsr_host_call *call, size_t tensor, size_t *out_count,
-                   tsr_dtype *out_dtype) {
-    if (call->op == TSR_HOST_GATHER) {
-        *out_count = call->gathers[tensor].count;
-        *out_dtype = call->gathers[tensor].dtype;
-    } else if (call->op == TSR_HOST_REDUCE_SCATTER) {
-        *out_count = call->reduces[tensor].count;
-        *out_dtype = call->reduces[tensor].wire_dtype;
-    } else {
-        *out_count = call->count;
-        *out_dtype = call->dtype;
-    }
-}
-
 bool tsr_host_next_piece(const tsr_host_run *run, tsr_host_cursor *cursor,
                          size_t *used, tsr_host_piece *out_piece) {
     size_t count = 0;
@@ -33,7 +19,7 @@ bool tsr_host_next_piece(const tsr_host_run *run, tsr_host_cursor *cursor,
     for (;; cursor->tensor++, cursor->element = 0) {
         if (cursor->tensor == run->tensors)
             return false;
-        extent(run->call, run->first + cursor->tensor, &count, &dtype);
+        tsr_call_extent(run->call, run->first + cursor->tensor, &count, &dtype);
         if (cursor->element < count)
             break;
     }
@@ -54,35 +40,19 @@ bool tsr_host_next_piece(const tsr_host_run *run, tsr_host_cursor *cursor,
 
 /* ---- agreement ---- */
 
-static uint64_t mix(uint64_t hash, uint64_t word) {
-    return (hash ^ word) * 0x100000001b3u; /* FNV-1a, a word at a time */
-}
-
 tsr_host_descriptor tsr_host_describe(const tsr_host_run *run) {
-    const tsr_host_call *call = run->call;
-    tsr_host_descriptor descriptor = {
-        .sequence = call->sequence,
-        .tensors = call->tensors,
-        .hash = mix(0xcbf29ce484222325u, (uint64_t)call->root),
-        .op = (uint32_t)call->op};
-    for (size_t i = 0; i < run->tensors; i++) {
-        size_t count;
-        tsr_dtype dtype;
-        extent(call, run->first + i, &count, &dtype);
-        descriptor.bytes += count * tsr_dtype_bytes(dtype);
-        descriptor.hash = mix(mix(descriptor.hash, count), (uint64_t)dtype);
-    }
-    return descriptor;
+    return (tsr_host_descriptor){
+        .digest = tsr_call_digest_make(run->call, run->first, run->tensors)};
 }
 
 static bool publish_places(tsr_host_run *run) {
     tsr_host_comm *comm = run->comm;
-    const tsr_host_call *call = run->call;
+    const tsr_call *call = run->call;
     tsr_host_place *places =
         comm->control->lines[comm->base.rank].places[comm->round];
     bool all = true;
     for (size_t i = 0; i < run->tensors; i++) {
-        if (call->op == TSR_HOST_GATHER) {
+        if (call->op == TSR_CALL_GATHER) {
             const tsr_gather *gather = &call->gathers[run->first + i];
             size_t bytes = gather->count * tsr_dtype_bytes(gather->dtype);
             all &=
@@ -221,15 +191,15 @@ static tsr_status run_batch(tsr_host_run *run) {
     tsr_host_descriptor mine;
     bool alone = run->comm->base.world == 1;
     switch (run->call->op) {
-    case TSR_HOST_GATHER:
+    case TSR_CALL_GATHER:
         return gather(run);
-    case TSR_HOST_REDUCE_SCATTER:
+    case TSR_CALL_REDUCE_SCATTER:
         return tsr_host_reduce_scatter(run);
-    case TSR_HOST_ALL_REDUCE:
+    case TSR_CALL_ALL_REDUCE:
         if (alone)
             break;
         return tsr_host_all_reduce(run);
-    case TSR_HOST_BROADCAST:
+    case TSR_CALL_BROADCAST:
         if (alone)
             break;
         return tsr_host_stage(run, broadcast_write, broadcast_read, false);
@@ -243,27 +213,28 @@ static tsr_status run_batch(tsr_host_run *run) {
 /* Whether all ranks' sources and results together, (world + 1) full vectors,
  * are more than the last cache holds: then results would not stay in it, and
  * keeping them out leaves it to the sources. */
-static bool past_caches(const tsr_host_call *call) {
-    size_t world = (size_t)call->comm->base.world, bytes = 0;
+static bool past_caches(const tsr_host_comm *comm, const tsr_call *call) {
+    size_t world = (size_t)call->comm->world, bytes = 0;
     for (size_t i = 0; i < call->tensors; i++) {
         size_t count;
         tsr_dtype dtype;
-        extent(call, i, &count, &dtype);
+        tsr_call_extent(call, i, &count, &dtype);
         bytes += count * world * tsr_dtype_bytes(dtype);
     }
-    return bytes > call->comm->group->cache_bytes / (world + 1);
+    return bytes > comm->group->cache_bytes / (world + 1);
 }
 
-tsr_status tsr_host_collective_run(const tsr_host_call *call) {
+tsr_status tsr_host_collective_run(const tsr_call *call) {
+    tsr_host_comm *comm = (tsr_host_comm *)call->comm;
     tsr_sum_block sum;
-    tsr_host_run run = {.comm = call->comm,
+    tsr_host_run run = {.comm = comm,
                         .call = call,
                         .sum = &sum,
-                        .past_caches = past_caches(call)};
+                        .past_caches = past_caches(comm, call)};
     do {
         size_t left = call->tensors - run.first;
         run.tensors = left < TSR_HOST_PLACES ? left : TSR_HOST_PLACES;
-        run.capacity = tsr_host_slot_bytes(call->comm->base.world);
+        run.capacity = tsr_host_slot_bytes(comm->base.world);
         TSR_TRY(run_batch(&run));
         run.first += run.tensors;
     } while (run.first < call->tensors);

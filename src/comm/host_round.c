@@ -12,19 +12,6 @@
  * has to find and wake them when the group fails. */
 #define NAP_NS ((int64_t)10 * 1000 * 1000)
 
-static const char *op_name(uint32_t op) {
-    static const char *const names[] = {
-        [TSR_HOST_GATHER] = "gather",
-        [TSR_HOST_REDUCE_SCATTER] = "reduce_scatter",
-        [TSR_HOST_ALL_REDUCE] = "all_reduce",
-        [TSR_HOST_BROADCAST] = "broadcast",
-        [TSR_HOST_BARRIER] = "barrier",
-        [TSR_HOST_SPLIT] = "split",
-        [TSR_HOST_SHARED_ALLOC] = "shared_alloc",
-    };
-    return op < sizeof names / sizeof *names ? names[op] : "?";
-}
-
 /* ---- places in the control block ---- */
 
 static size_t lines_bytes(int world) {
@@ -104,7 +91,7 @@ static void describe_place(uint64_t at, char *text, size_t bytes) {
     else
         snprintf(text, bytes, "%s %s #%llu",
                  at & 1 ? "it is at" : "its last call was",
-                 op_name((uint32_t)(at >> 1 & 0x7f)),
+                 tsr_call_op_name((uint32_t)(at >> 1 & 0x7f)),
                  (unsigned long long)(at >> 8));
 }
 
@@ -115,7 +102,7 @@ static tsr_status fail_late(tsr_host_comm *comm, int late) {
     describe_place(at, place, sizeof place);
     return tsr_host_fail(comm->group, TSR_UNAVAILABLE, late,
                          "rank %d has not joined %s #%llu for %.1f s (%s)",
-                         late, op_name((uint32_t)(own >> 1 & 0x7f)),
+                         late, tsr_call_op_name((uint32_t)(own >> 1 & 0x7f)),
                          (unsigned long long)(own >> 8),
                          (double)comm->group->timeout_ns / 1e9, place);
 }
@@ -212,38 +199,21 @@ tsr_status tsr_host_read_end(tsr_host_comm *comm) {
 
 /* ---- agreement ---- */
 
-static void describe(const tsr_host_descriptor *descriptor, char *text,
-                     size_t bytes) {
-    snprintf(text, bytes, "%s #%llu (tensors %llu, bytes %llu)",
-             op_name(descriptor->op), (unsigned long long)descriptor->sequence,
-             (unsigned long long)descriptor->tensors,
-             (unsigned long long)descriptor->bytes);
-}
-
-static tsr_status fail_mismatch(tsr_host_comm *comm, int rank) {
-    char first[128], other[128];
-    describe(tsr_host_published(comm, 0), first, sizeof first);
-    describe(tsr_host_published(comm, rank), other, sizeof other);
-    return tsr_host_fail(
-        comm->group, TSR_FAILED_PRECONDITION, -1,
-        "ranks disagree: rank 0 calls %s, rank %d calls %s%s", first, rank,
-        other,
-        strcmp(first, other) == 0 ? ", with other counts, dtypes or root" : "");
-}
-
 tsr_status tsr_host_open(tsr_host_comm *comm, const tsr_host_descriptor *mine) {
+    char text[TSR_CALL_MISMATCH_BYTES];
     TSR_TRY(tsr_host_failure(comm->group, NULL));
     comm->control->lines[comm->base.rank].descriptors[comm->round] = *mine;
     comm->round ^= 1;
     TSR_TRY(tsr_host_rendezvous(comm));
     tsr_host_wire_open(comm);
-    const tsr_host_descriptor *first = tsr_host_published(comm, 0);
+    const tsr_call_digest *first = &tsr_host_published(comm, 0)->digest;
     for (int r = 1; r < comm->base.world; r++) {
-        const tsr_host_descriptor *other = tsr_host_published(comm, r);
-        if (first->op != other->op || first->sequence != other->sequence ||
-            first->tensors != other->tensors || first->bytes != other->bytes ||
-            first->hash != other->hash)
-            return fail_mismatch(comm, r);
+        const tsr_call_digest *other = &tsr_host_published(comm, r)->digest;
+        if (tsr_call_digest_equal(first, other))
+            continue;
+        tsr_call_mismatch(first, r, other, text);
+        return tsr_host_fail(comm->group, TSR_FAILED_PRECONDITION, -1, "%s",
+                             text);
     }
     return TSR_OK;
 }
@@ -251,11 +221,11 @@ tsr_status tsr_host_open(tsr_host_comm *comm, const tsr_host_descriptor *mine) {
 tsr_status tsr_host_agree(tsr_host_comm *comm,
                           const tsr_host_descriptor *mine) {
     char *text = comm->control->lines[comm->base.rank].texts[comm->round];
-    snprintf(text, TSR_HOST_TEXT, "%s",
-             mine->status == TSR_OK ? "" : tsr_last_error());
+    snprintf(text, TSR_COMM_TEXT, "%s",
+             mine->digest.status == TSR_OK ? "" : tsr_last_error());
     TSR_TRY(tsr_host_open(comm, mine));
     for (int r = 0; r < comm->base.world; r++) {
-        int32_t status = tsr_host_published(comm, r)->status;
+        int32_t status = tsr_host_published(comm, r)->digest.status;
         if (status != TSR_OK)
             return tsr_error((tsr_status)status, "rank %d: %s", r,
                              comm->control->lines[r].texts[comm->round ^ 1]);

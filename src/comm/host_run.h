@@ -9,7 +9,7 @@
 /* One call, or one batch of it. */
 typedef struct tsr_host_run {
     tsr_host_comm *comm;
-    const tsr_host_call *call;
+    const tsr_call *call;
     size_t first, tensors; /* the batch */
     size_t capacity;       /* bytes of a chunk */
     bool past_caches;      /* results are too large to stay in caches */

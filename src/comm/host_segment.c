@@ -95,14 +95,14 @@ static tsr_status take_file(tsr_host_group *group, size_t bytes, bool wanted,
 
 /* ---- sharing ---- */
 
-static tsr_status offer(tsr_host_group *group, tsr_host_op op, size_t bytes,
+static tsr_status offer(tsr_host_group *group, tsr_call_op op, size_t bytes,
                         void **out_memory, uint32_t *out_offer) {
     int fd;
     uint32_t index = 0;
     if (group->one_address_space)
-        return offer_block(group, bytes, op == TSR_HOST_SHARED_ALLOC,
+        return offer_block(group, bytes, op == TSR_CALL_SHARED_ALLOC,
                            out_memory, out_offer);
-    if (op == TSR_HOST_SHARED_ALLOC)
+    if (op == TSR_CALL_SHARED_ALLOC)
         TSR_TRY(tsr_host_segment_pick(group, &index));
     TSR_TRY(make_file("tessera", bytes, &fd, out_memory));
     tsr_status status = send_file(group, fd);
@@ -119,9 +119,9 @@ static tsr_status offer(tsr_host_group *group, tsr_host_op op, size_t bytes,
 }
 
 /* Processes: the number that rank 0 picked for a segment must be free here. */
-static tsr_status check_unused(const tsr_host_group *group, tsr_host_op op,
+static tsr_status check_unused(const tsr_host_group *group, tsr_call_op op,
                                uint32_t offered) {
-    if (op != TSR_HOST_SHARED_ALLOC ||
+    if (op != TSR_CALL_SHARED_ALLOC ||
         !atomic_load(&group->segments[offered - 1].base))
         return TSR_OK;
     return tsr_error(TSR_FAILED_PRECONDITION,
@@ -129,7 +129,7 @@ static tsr_status check_unused(const tsr_host_group *group, tsr_host_op op,
 }
 
 /* `agreed`: whether nobody failed; else what was sent is only received. */
-static tsr_status take(tsr_host_comm *comm, tsr_host_op op, size_t bytes,
+static tsr_status take(tsr_host_comm *comm, tsr_call_op op, size_t bytes,
                        bool agreed, void **out_memory, uint32_t *out_offer) {
     tsr_host_group *group = comm->group;
     uint32_t offered = tsr_host_published(comm, 0)->offer;
@@ -167,21 +167,22 @@ static void retract(tsr_host_group *group, void *memory, size_t bytes,
         tsr_os_unmap(memory, bytes);
 }
 
-tsr_status tsr_host_share(tsr_host_comm *comm, tsr_host_op op, size_t bytes,
+tsr_status tsr_host_share(tsr_host_comm *comm, tsr_call_op op, size_t bytes,
                           tsr_status mine, void **out_memory,
                           uint32_t *out_offer) {
     tsr_host_group *group = comm->group;
     void *memory = NULL;
     uint64_t sequence;
-    tsr_host_descriptor descriptor = {.bytes = bytes, .op = (uint32_t)op};
+    tsr_host_descriptor descriptor = {
+        .digest = {.bytes = bytes, .op = (uint32_t)op}};
     *out_memory = NULL;
     *out_offer = 0;
 
     TSR_TRY(tsr_host_call_begin(comm, op, &sequence));
-    descriptor.sequence = sequence;
+    descriptor.digest.sequence = sequence;
     if (mine == TSR_OK && comm->base.rank == 0)
         mine = offer(group, op, bytes, &memory, &descriptor.offer);
-    descriptor.status = (int32_t)mine;
+    descriptor.digest.status = (int32_t)mine;
     tsr_status status = tsr_host_agree(comm, &descriptor);
     bool standing = tsr_host_failure(group, NULL) == TSR_OK;
     if (status != TSR_OK) {
@@ -193,7 +194,7 @@ tsr_status tsr_host_share(tsr_host_comm *comm, tsr_host_op op, size_t bytes,
         else if (standing)
             (void)take(comm, op, bytes, false, &memory, &descriptor.offer);
     } else {
-        descriptor.status =
+        descriptor.digest.status =
             (int32_t)take(comm, op, bytes, true, &memory, &descriptor.offer);
         uint32_t taken = descriptor.offer;
         status = tsr_host_agree(comm, &descriptor);

@@ -26,7 +26,7 @@ tsr_status tsr_host_shared_alloc(tsr_host_comm *comm, size_t bytes,
     tsr_host_group *group = comm->group;
     uint32_t offer, index = 0;
     tsr_status mine = tsr_host_segment_pick(group, &index);
-    TSR_TRY(tsr_host_share(comm, TSR_HOST_SHARED_ALLOC, bytes, mine, out_memory,
+    TSR_TRY(tsr_host_share(comm, TSR_CALL_SHARED_ALLOC, bytes, mine, out_memory,
                            &offer));
     if (!group->one_address_space)
         index = offer - 1; /* rank 0's pick */

@@ -9,24 +9,17 @@
 #define NAP_NS ((int64_t)10 * 1000 * 1000)
 
 /* What a rank must receive at the least. */
-static double received_bytes(const tsr_host_call *call) {
-    double world = call->comm->base.world, bytes = 0;
-    size_t buffer = call->count * tsr_dtype_bytes(call->dtype);
+static double received_bytes(const tsr_call *call) {
+    double world = call->comm->world;
+    double bytes = (double)tsr_call_digest_make(call, 0, call->tensors).bytes;
     switch (call->op) {
-    case TSR_HOST_GATHER:
-        for (size_t i = 0; i < call->tensors; i++)
-            bytes += (double)(call->gathers[i].count *
-                              tsr_dtype_bytes(call->gathers[i].dtype));
+    case TSR_CALL_GATHER:
+    case TSR_CALL_REDUCE_SCATTER:
         return bytes * (world - 1);
-    case TSR_HOST_REDUCE_SCATTER:
-        for (size_t i = 0; i < call->tensors; i++)
-            bytes += (double)(call->reduces[i].count *
-                              tsr_dtype_bytes(call->reduces[i].wire_dtype));
-        return bytes * (world - 1);
-    case TSR_HOST_ALL_REDUCE: /* a reduce-scatter and a gather */
-        return (double)buffer * 2 * (world - 1) / world;
-    case TSR_HOST_BROADCAST:
-        return (double)buffer;
+    case TSR_CALL_ALL_REDUCE: /* a reduce-scatter and a gather */
+        return bytes * 2 * (world - 1) / world;
+    case TSR_CALL_BROADCAST:
+        return bytes;
     default:
         return 0;
     }
@@ -48,17 +41,18 @@ void tsr_host_wire_open(tsr_host_comm *comm) {
         comm->opened_ns = tsr_os_now_ns();
 }
 
-tsr_status tsr_host_wire_wait(const tsr_host_call *call) {
-    const tsr_host_group *group = call->comm->group;
+tsr_status tsr_host_wire_wait(const tsr_call *call) {
+    const tsr_host_comm *comm = (const tsr_host_comm *)call->comm;
+    const tsr_host_group *group = comm->group;
     double span = (double)group->wire_latency_ns;
-    if (!has_wire(call->comm))
+    if (!has_wire(comm))
         return TSR_OK;
     if (group->wire_bytes_per_s > 0)
         span += received_bytes(call) / group->wire_bytes_per_s * 1e9;
     int64_t end =
-        call->comm->opened_ns + (span < 4e18 ? (int64_t)span : (int64_t)4e18);
+        comm->opened_ns + (span < 4e18 ? (int64_t)span : (int64_t)4e18);
     for (int64_t left; (left = end - tsr_os_now_ns()) > 0;) {
-        TSR_TRY(tsr_host_failure(call->comm->group, NULL));
+        TSR_TRY(tsr_host_failure(group, NULL));
         sleep_ns(left < NAP_NS ? left : NAP_NS);
     }
     return TSR_OK;

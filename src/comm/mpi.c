@@ -37,7 +37,7 @@ static tsr_status make_slot(tsr_mpi_comm *comm, tsr_mpi_slot *slot,
                                    &slot->exchange);
 }
 
-static tsr_status comm_alloc(tsr_mpi_session *session,
+static tsr_status comm_alloc(tsr_mpi_session *session, int64_t timeout_ns,
                              tsr_mpi_comm **out_comm) {
     tsr_status status = TSR_OK;
     tsr_mpi_comm *comm = NULL;
@@ -50,6 +50,8 @@ static tsr_status comm_alloc(tsr_mpi_session *session,
                             .world = session->start.world,
                             .capabilities = TSR_COMM_FUSED_REDUCE};
     comm->session = session;
+    tsr_call_ring_init(&comm->ring, &comm->base, tsr_mpi_collective_run,
+                       timeout_ns);
     TSR_TRY_GOTO(
         tsr_alloc(world, sizeof *comm->carried, (void **)&comm->carried));
     TSR_TRY_GOTO(tsr_alloc(2 * world, TSR_MPI_OPENING_BYTES + 2 * part,
@@ -95,11 +97,12 @@ static tsr_status meet(tsr_bootstrap *bootstrap, tsr_mpi_hello *mine,
     return TSR_OK;
 }
 
-static tsr_status prepare(tsr_mpi_session *session, tsr_mpi_group **out_group,
-                          tsr_mpi_comm **out_comm, tsr_mpi_hello *hello) {
+static tsr_status prepare(tsr_mpi_session *session, int64_t timeout_ns,
+                          tsr_mpi_group **out_group, tsr_mpi_comm **out_comm,
+                          tsr_mpi_hello *hello) {
     int id;
     TSR_TRY(tsr_alloc(1, sizeof **out_group, (void **)out_group));
-    TSR_TRY(comm_alloc(session, out_comm));
+    TSR_TRY(comm_alloc(session, timeout_ns, out_comm));
     TSR_TRY(next_id(session, &id));
     hello->id = id;
     return TSR_OK;
@@ -128,14 +131,14 @@ tsr_status tsr_comm_create_mpi(tsr_bootstrap *bootstrap,
                                    "tsr_bootstrap_create_mpi");
 
     /* Peers wait for this rank: it joins even if it has already failed. */
-    tsr_status status = prepare(session, &group, &comm, &mine);
+    tsr_status status =
+        prepare(session, (int64_t)timeout_ms * 1000000, &group, &comm, &mine);
     mine.status = (int32_t)status;
     if (status != TSR_OK)
         snprintf(mine.text, sizeof mine.text, "%s", tsr_last_error());
     status = meet(bootstrap, &mine, all, timeout_ms);
     if (status == TSR_OK) {
-        tsr_mpi_group_join(session, group, all[0].id,
-                           (int64_t)timeout_ms * 1000000);
+        tsr_mpi_group_join(session, group, all[0].id, comm->ring.timeout_ns);
         comm->group = group;
         comm->first = true;
         comm->tag = group->id * TSR_MPI_TAGS;
@@ -155,15 +158,16 @@ tsr_status tsr_comm_create_mpi(tsr_bootstrap *bootstrap,
 
 static tsr_status mpi_split(tsr_comm *base, tsr_comm **out_comm) {
     tsr_mpi_comm *parent = (tsr_mpi_comm *)base, *comm = NULL;
-    tsr_mpi_header header = {.op = TSR_MPI_SPLIT};
+    tsr_mpi_header header = {.digest = {.op = TSR_CALL_SPLIT}};
     int id = 0;
-    TSR_TRY(tsr_mpi_call_begin(parent, &header.sequence));
-    tsr_status status = comm_alloc(parent->session, &comm);
+    TSR_TRY(tsr_call_ring_begin(&parent->ring, &header.digest.sequence));
+    tsr_status status =
+        comm_alloc(parent->session, parent->ring.timeout_ns, &comm);
     if (status == TSR_OK)
         status = next_id(parent->session, &id);
     header.id = id;
     status = tsr_mpi_agree(parent, &header, status);
-    tsr_mpi_call_end(parent, header.sequence);
+    tsr_call_ring_end(&parent->ring, header.digest.sequence);
     if (status != TSR_OK) {
         comm_free(comm);
         return status;
@@ -189,72 +193,22 @@ static tsr_status mpi_poll(tsr_comm *base, int *out_rank) {
     return tsr_mpi_failure(((tsr_mpi_comm *)base)->group, out_rank);
 }
 
-static void mpi_abort(tsr_comm *base, const char *reason) {
-    (void)tsr_mpi_fail(((tsr_mpi_comm *)base)->group, TSR_UNAVAILABLE,
-                       base->rank, "rank %d gave up: %s", base->rank, reason);
+static tsr_status mpi_fail(tsr_comm *base, tsr_status status,
+                           const char *message) {
+    return tsr_mpi_fail(((tsr_mpi_comm *)base)->group, status, base->rank, "%s",
+                        message);
 }
 
-/* ---- calls ---- */
-
-static tsr_status enqueue(tsr_comm *base, tsr_mpi_call call,
-                          tsr_stream *stream) {
-    return tsr_mpi_call_enqueue((tsr_mpi_comm *)base, &call, stream);
-}
-
-static tsr_status mpi_gather(tsr_comm *comm, const tsr_gather *gathers,
-                             size_t count, tsr_stream *stream) {
-    return enqueue(comm,
-                   (tsr_mpi_call){.op = TSR_MPI_GATHER,
-                                  .gathers = gathers,
-                                  .tensors = count},
-                   stream);
-}
-
-static tsr_status mpi_reduce_scatter(tsr_comm *comm, const tsr_reduce *reduces,
-                                     size_t count, tsr_stream *stream) {
-    return enqueue(comm,
-                   (tsr_mpi_call){.op = TSR_MPI_REDUCE_SCATTER,
-                                  .reduces = reduces,
-                                  .tensors = count},
-                   stream);
-}
-
-static tsr_status mpi_all_reduce(tsr_comm *comm, void *buffer, size_t count,
-                                 tsr_dtype dtype, tsr_stream *stream) {
-    return enqueue(comm,
-                   (tsr_mpi_call){.op = TSR_MPI_ALL_REDUCE,
-                                  .buffer = buffer,
-                                  .tensors = 1,
-                                  .count = count,
-                                  .dtype = dtype},
-                   stream);
-}
-
-static tsr_status mpi_broadcast(tsr_comm *comm, void *buffer, size_t count,
-                                tsr_dtype dtype, int root, tsr_stream *stream) {
-    return enqueue(comm,
-                   (tsr_mpi_call){.op = TSR_MPI_BROADCAST,
-                                  .root = root,
-                                  .buffer = buffer,
-                                  .tensors = 1,
-                                  .count = count,
-                                  .dtype = dtype},
-                   stream);
-}
-
-static tsr_status mpi_barrier(tsr_comm *comm, tsr_stream *stream) {
-    return enqueue(comm, (tsr_mpi_call){.op = TSR_MPI_BARRIER}, stream);
+static tsr_status mpi_enqueue(tsr_comm *base, const tsr_call *call,
+                              tsr_stream *stream) {
+    return tsr_call_ring_enqueue(&((tsr_mpi_comm *)base)->ring, call, stream);
 }
 
 static const tsr_comm_vtable mpi_vtable = {
     .release = mpi_release,
     .poll = mpi_poll,
-    .abort = mpi_abort,
+    .fail = mpi_fail,
     .split = mpi_split,
     .shared_alloc = NULL,
-    .gather = mpi_gather,
-    .reduce_scatter = mpi_reduce_scatter,
-    .all_reduce = mpi_all_reduce,
-    .broadcast = mpi_broadcast,
-    .barrier = mpi_barrier,
+    .enqueue = mpi_enqueue,
 };

@@ -22,7 +22,7 @@
  *     not finalized.
  *  4. A group's failure is set once, under the job's mutex, and stays.
  *
- *   created --[tsr_mpi_call_enqueue]--> issued --[run]--> finished
+ *   created --[tsr_call_ring_enqueue]--> issued --[run]--> finished
  *   any --[tsr_mpi_fail: time-out, mismatch, abort; a peer's notice]--> failed
  *
  * Memory a communicator: openings of 4 KiB and four staging parts a rank, parts
@@ -39,10 +39,9 @@
 
 #include "comm/backend.h"
 #include "comm/bootstrap.h"
+#include "comm/call_ring.h"
 #include "comm/mpi_module.h"
 
-#define TSR_MPI_CALLS 1024 /* enqueued and not finished */
-#define TSR_MPI_TEXT 480
 /* A whole opening: what Open MPI sends eagerly between processes of one host
  * is 4 KiB with its own header. */
 #define TSR_MPI_OPENING_BYTES ((size_t)4032)
@@ -57,15 +56,6 @@ enum {
     TSR_MPI_TAGS = 4, /* a communicator's */
 };
 
-typedef enum tsr_mpi_op {
-    TSR_MPI_GATHER,
-    TSR_MPI_REDUCE_SCATTER,
-    TSR_MPI_ALL_REDUCE,
-    TSR_MPI_BROADCAST,
-    TSR_MPI_BARRIER,
-    TSR_MPI_SPLIT,
-} tsr_mpi_op;
-
 /* ---- notices: what ranks tell each other outside of calls ---- */
 
 typedef enum tsr_mpi_notice_kind {
@@ -77,7 +67,7 @@ typedef struct tsr_mpi_notice {
     int32_t kind, from;
     int32_t group;
     int32_t status, culprit; /* culprit: -1: nobody's fault alone */
-    char text[TSR_MPI_TEXT];
+    char text[TSR_COMM_TEXT];
 } tsr_mpi_notice;
 
 /* One on its way out to all peers; part of its sender. */
@@ -100,7 +90,7 @@ typedef struct tsr_mpi_group {
     _Atomic bool failed; /* set after the three below, which then stay */
     tsr_status status;
     int culprit;
-    char text[TSR_MPI_TEXT];
+    char text[TSR_COMM_TEXT];
     tsr_mpi_outgoing outgoing;
     struct tsr_mpi_group *next; /* of the job's list */
 } tsr_mpi_group;
@@ -232,30 +222,12 @@ void tsr_mpi_pause(int64_t waited_ns);
 
 /* What an opening says. */
 typedef struct tsr_mpi_header {
-    uint64_t sequence, tensors, bytes; /* compared over ranks, with op */
-    uint64_t hash;                     /* compared: counts, dtypes, root */
-    uint32_t op;
-    int32_t status; /* of what the rank did before, with a text behind it */
-    int32_t id;     /* rank 0: a split's */
+    tsr_call_digest digest; /* a status has its text behind the header */
+    int32_t id;             /* rank 0: a split's */
     uint32_t unused;
 } tsr_mpi_header;
 
 #define TSR_MPI_INLINE_BYTES (TSR_MPI_OPENING_BYTES - sizeof(tsr_mpi_header))
-
-typedef struct tsr_mpi_call {
-    struct tsr_mpi_comm *comm;
-    uint64_t sequence;
-    tsr_mpi_op op;
-    int root;
-    union {
-        const tsr_gather *gathers; /* borrowed until the call has run */
-        const tsr_reduce *reduces;
-        char *buffer;
-    };
-    size_t tensors;
-    size_t count; /* of buffer */
-    tsr_dtype dtype;
-} tsr_mpi_call;
 
 /* One of the two chunks under way. */
 typedef struct tsr_mpi_slot {
@@ -273,19 +245,8 @@ typedef struct tsr_mpi_comm {
     char *staging; /* all slots' parts */
     tsr_mpi_slot opening, chunks[2];
     size_t *carried; /* (world) bytes that go with each peer's opening */
-    uint64_t issued; /* sequence of the last call enqueued */
-    _Atomic uint32_t finished, waiters; /* futex; low bits of a sequence */
-    tsr_mpi_call calls[TSR_MPI_CALLS];
+    tsr_call_ring ring;
 } tsr_mpi_comm;
-
-/* ---- mpi_call.c: from the caller's thread to the stream's worker ---- */
-
-const char *tsr_mpi_op_name(uint32_t op);
-tsr_status tsr_mpi_call_enqueue(tsr_mpi_comm *comm, const tsr_mpi_call *call,
-                                tsr_stream *stream);
-/* A call that runs on the caller's thread, between these two. */
-tsr_status tsr_mpi_call_begin(tsr_mpi_comm *comm, uint64_t *out_sequence);
-void tsr_mpi_call_end(tsr_mpi_comm *comm, uint64_t sequence);
 
 /* ---- mpi_opening.c ---- */
 
@@ -307,6 +268,6 @@ tsr_status tsr_mpi_agree(tsr_mpi_comm *comm, tsr_mpi_header *mine,
 
 /* ---- mpi_collectives.c ---- */
 
-tsr_status tsr_mpi_collective_run(const tsr_mpi_call *call);
+tsr_status tsr_mpi_collective_run(const tsr_call *call);
 
 #endif

@@ -147,7 +147,7 @@ void tsr_mpi_exchange_parts(tsr_mpi_run *run, tsr_mpi_slot *slot,
 static tsr_status wait_chunk(tsr_mpi_run *run, tsr_mpi_slot *slot) {
     char doing[96];
     snprintf(doing, sizeof doing, "has sent nothing of %s #%llu",
-             tsr_mpi_op_name((uint32_t)run->call->op),
+             tsr_call_op_name((uint32_t)run->call->op),
              (unsigned long long)run->call->sequence);
     return tsr_mpi_exchange_wait(&slot->exchange, run->comm->group,
                                  run->comm->group->timeout_ns, doing);
@@ -193,7 +193,7 @@ tsr_status tsr_mpi_pipeline(tsr_mpi_run *run, tsr_mpi_start_chunk start,
                                   "rank %d sent a message of %s that makes no "
                                   "sense",
                                   run->damaged,
-                                  tsr_mpi_op_name((uint32_t)run->call->op));
+                                  tsr_call_op_name((uint32_t)run->call->op));
             return stop(run, next, status);
         }
     }

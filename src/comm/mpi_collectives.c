@@ -7,37 +7,9 @@
 
 /* ---- agreement ---- */
 
-static uint64_t mix(uint64_t hash, uint64_t word) {
-    return (hash ^ word) * 0x100000001b3u; /* FNV-1a, a word at a time */
-}
-
-static void describe_tensor(tsr_mpi_header *header, size_t count,
-                            tsr_dtype dtype) {
-    header->bytes += count * tsr_dtype_bytes(dtype);
-    header->hash = mix(mix(header->hash, count), (uint64_t)dtype);
-}
-
-static tsr_mpi_header describe(const tsr_mpi_call *call) {
-    tsr_mpi_header header = {.sequence = call->sequence,
-                             .tensors = call->tensors,
-                             .hash =
-                                 mix(0xcbf29ce484222325u, (uint64_t)call->root),
-                             .op = (uint32_t)call->op};
-    for (size_t i = 0; i < call->tensors; i++) {
-        if (call->op == TSR_MPI_GATHER)
-            describe_tensor(&header, call->gathers[i].count,
-                            call->gathers[i].dtype);
-        else if (call->op == TSR_MPI_REDUCE_SCATTER)
-            describe_tensor(&header, call->reduces[i].count,
-                            call->reduces[i].wire_dtype);
-        else
-            describe_tensor(&header, call->count, call->dtype);
-    }
-    return header;
-}
-
 static tsr_status open_call(tsr_mpi_run *run) {
-    tsr_mpi_header header = describe(run->call);
+    tsr_mpi_header header = {
+        .digest = tsr_call_digest_make(run->call, 0, run->call->tensors)};
     return tsr_mpi_open(run->comm, &header);
 }
 
@@ -65,7 +37,7 @@ static tsr_status finish_opened(tsr_mpi_run *run, tsr_mpi_finish_chunk finish,
                               "rank %d sent an opening of %s that makes no "
                               "sense",
                               run->damaged,
-                              tsr_mpi_op_name((uint32_t)run->call->op));
+                              tsr_call_op_name((uint32_t)run->call->op));
 }
 
 /* ---- gather ---- */
@@ -202,7 +174,7 @@ static tsr_status reduce_scatter(tsr_mpi_run *run) {
 /* Little: everybody sums everything. Much: each rank sums a slice, in place,
  * and then the slices are gathered. */
 static tsr_status all_reduce(tsr_mpi_run *run) {
-    const tsr_mpi_call *call = run->call;
+    const tsr_call *call = run->call;
     size_t world = (size_t)run->comm->base.world;
     /* Whole blocks, as `host` sums them: loops of another length may choose
      * another of two NaNs. */
@@ -272,7 +244,7 @@ static void broadcast_finish(tsr_mpi_run *run, const tsr_mpi_exchange *exchange,
 }
 
 static tsr_status broadcast(tsr_mpi_run *run) {
-    const tsr_mpi_call *call = run->call;
+    const tsr_call *call = run->call;
     tsr_mpi_comm *comm = run->comm;
     tsr_mpi_chunk chunk;
     tsr_gather buffer = {.shard = call->buffer,
@@ -292,17 +264,19 @@ static tsr_status broadcast(tsr_mpi_run *run) {
                  : tsr_mpi_pipeline(run, broadcast_start, broadcast_finish);
 }
 
-tsr_status tsr_mpi_collective_run(const tsr_mpi_call *call) {
-    tsr_mpi_run run = {
-        .comm = call->comm, .call = call, .limit = SIZE_MAX, .damaged = -1};
-    bool alone = call->comm->base.world == 1;
-    if (call->op == TSR_MPI_GATHER)
+tsr_status tsr_mpi_collective_run(const tsr_call *call) {
+    tsr_mpi_run run = {.comm = (tsr_mpi_comm *)call->comm,
+                       .call = call,
+                       .limit = SIZE_MAX,
+                       .damaged = -1};
+    bool alone = call->comm->world == 1;
+    if (call->op == TSR_CALL_GATHER)
         return gather(&run);
-    if (call->op == TSR_MPI_REDUCE_SCATTER)
+    if (call->op == TSR_CALL_REDUCE_SCATTER)
         return reduce_scatter(&run);
-    if (call->op == TSR_MPI_ALL_REDUCE && !alone)
+    if (call->op == TSR_CALL_ALL_REDUCE && !alone)
         return all_reduce(&run);
-    if (call->op == TSR_MPI_BROADCAST && !alone)
+    if (call->op == TSR_CALL_BROADCAST && !alone)
         return broadcast(&run);
     return open_call(&run);
 }

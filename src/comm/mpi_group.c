@@ -90,7 +90,7 @@ static void send_notice(tsr_mpi_session *session, tsr_mpi_outgoing *outgoing) {
 tsr_status tsr_mpi_fail(tsr_mpi_group *group, tsr_status status, int culprit,
                         const char *format, ...) {
     tsr_mpi_session *session = group->session;
-    char text[TSR_MPI_TEXT];
+    char text[TSR_COMM_TEXT];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
@@ -133,7 +133,7 @@ void tsr_mpi_notice_take(tsr_mpi_session *session, tsr_mpi_notice *notice) {
     notice->text[sizeof notice->text - 1] = '\0'; /* a peer's bytes */
     pthread_mutex_lock(&session->mutex);
     if (notice->kind == TSR_MPI_NOTICE_ENDS) {
-        char text[TSR_MPI_TEXT];
+        char text[TSR_COMM_TEXT];
         take_farewell(session, notice);
         snprintf(text, sizeof text, "rank %d gave up: %.440s", notice->from,
                  notice->text);

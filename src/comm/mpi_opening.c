@@ -17,30 +17,16 @@ tsr_mpi_header tsr_mpi_opening_header(const tsr_mpi_comm *comm, int peer) {
     return header;
 }
 
-static void describe(const tsr_mpi_header *header, char *text, size_t bytes) {
-    snprintf(text, bytes, "%s #%llu (tensors %llu, bytes %llu)",
-             tsr_mpi_op_name(header->op), (unsigned long long)header->sequence,
-             (unsigned long long)header->tensors,
-             (unsigned long long)header->bytes);
-}
-
 static tsr_status compare(tsr_mpi_comm *comm) {
-    char first[128], other[128];
-    tsr_mpi_header mine = tsr_mpi_opening_header(comm, 0);
+    char text[TSR_CALL_MISMATCH_BYTES];
+    tsr_call_digest first = tsr_mpi_opening_header(comm, 0).digest;
     for (int r = 1; r < comm->base.world; r++) {
-        tsr_mpi_header peer = tsr_mpi_opening_header(comm, r);
-        if (peer.op == mine.op && peer.sequence == mine.sequence &&
-            peer.tensors == mine.tensors && peer.bytes == mine.bytes &&
-            peer.hash == mine.hash)
+        tsr_call_digest peer = tsr_mpi_opening_header(comm, r).digest;
+        if (tsr_call_digest_equal(&first, &peer))
             continue;
-        describe(&mine, first, sizeof first);
-        describe(&peer, other, sizeof other);
-        return tsr_mpi_fail(
-            comm->group, TSR_FAILED_PRECONDITION, -1,
-            "ranks disagree: rank 0 calls %s, rank %d calls %s%s", first, r,
-            other,
-            strcmp(first, other) == 0 ? ", with other counts, dtypes or root"
-                                      : "");
+        tsr_call_mismatch(&first, r, &peer, text);
+        return tsr_mpi_fail(comm->group, TSR_FAILED_PRECONDITION, -1, "%s",
+                            text);
     }
     return TSR_OK;
 }
@@ -80,7 +66,8 @@ tsr_status tsr_mpi_open(tsr_mpi_comm *comm, const tsr_mpi_header *mine) {
     }
     tsr_mpi_exchange_start(&slot->exchange);
     snprintf(doing, sizeof doing, "has not joined %s #%llu",
-             tsr_mpi_op_name(mine->op), (unsigned long long)mine->sequence);
+             tsr_call_op_name(mine->digest.op),
+             (unsigned long long)mine->digest.sequence);
     TSR_TRY(tsr_mpi_exchange_wait(&slot->exchange, comm->group,
                                   comm->group->timeout_ns, doing));
     TSR_TRY(check_sizes(comm));
@@ -89,8 +76,8 @@ tsr_status tsr_mpi_open(tsr_mpi_comm *comm, const tsr_mpi_header *mine) {
 
 tsr_status tsr_mpi_agree(tsr_mpi_comm *comm, tsr_mpi_header *mine,
                          tsr_status status) {
-    char text[TSR_MPI_TEXT] = "";
-    mine->status = (int32_t)status;
+    char text[TSR_COMM_TEXT] = "";
+    mine->digest.status = (int32_t)status;
     if (status != TSR_OK)
         snprintf(text, sizeof text, "%s", tsr_last_error());
     for (int r = 0; r < comm->base.world; r++) {
@@ -105,9 +92,9 @@ tsr_status tsr_mpi_agree(tsr_mpi_comm *comm, tsr_mpi_header *mine,
                                  : comm->opening.in +
                                        (size_t)r * comm->opening.stride +
                                        sizeof peer;
-        if (peer.status != TSR_OK)
-            return tsr_error((tsr_status)peer.status, "rank %d: %.*s", r,
-                             TSR_MPI_TEXT - 1, reason);
+        if (peer.digest.status != TSR_OK)
+            return tsr_error((tsr_status)peer.digest.status, "rank %d: %.*s", r,
+                             TSR_COMM_TEXT - 1, reason);
     }
     return TSR_OK;
 }

@@ -34,7 +34,7 @@ typedef struct tsr_mpi_chunk {
 
 typedef struct tsr_mpi_run {
     tsr_mpi_comm *comm;
-    const tsr_mpi_call *call;
+    const tsr_call *call;
     /* What chunks are made of: one of the two. */
     const tsr_gather *gathers;
     const tsr_reduce *reduces;

@@ -1,44 +1,19 @@
 /* Picks the widest loops that this processor runs. */
+#include "base/isa.h"
 #include "comm/sum/loops.h"
 
-extern const tsr_sum_loops tsr_sum_loops_baseline;
+extern const tsr_sum_loops tsr_sum_loops_baseline, tsr_sum_loops_avx2,
+    tsr_sum_loops_avx512;
 
-#if defined(__x86_64__)
-
-extern const tsr_sum_loops tsr_sum_loops_avx2;
-extern const tsr_sum_loops tsr_sum_loops_avx512;
-
-/* Each set includes the ones before it. */
-static const tsr_sum_loops *const sets[] = {
-    &tsr_sum_loops_baseline, &tsr_sum_loops_avx2, &tsr_sum_loops_avx512};
-
-static size_t supported(void) {
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2"))
-        return 1;
-    if (!__builtin_cpu_supports("avx512f") ||
-        !__builtin_cpu_supports("avx512bw") ||
-        !__builtin_cpu_supports("avx512dq") ||
-        !__builtin_cpu_supports("avx512vl"))
-        return 2;
-    return 3;
-}
-
-#else
-
-static const tsr_sum_loops *const sets[] = {&tsr_sum_loops_baseline};
-
-static size_t supported(void) { return 1; }
-
-#endif
+static const tsr_sum_loops *const sets[] = TSR_ISA_SETS(tsr_sum_loops);
 
 size_t tsr_sum_sets(const tsr_sum_loops *const **out_sets) {
     *out_sets = sets;
-    return supported();
+    return tsr_isa_supported();
 }
 
 /* Some nanoseconds a block of a thousand: cheaper than state. */
-static const tsr_sum_loops *best(void) { return sets[supported() - 1]; }
+static const tsr_sum_loops *best(void) { return sets[tsr_isa_supported() - 1]; }
 
 void tsr_sum_load(tsr_sum_block *sum, tsr_dtype dtype, const void *from,
                   size_t valid, size_t count) {

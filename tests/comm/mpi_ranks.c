@@ -3,8 +3,8 @@
 #include <signal.h>
 
 #include "base/memory.h"
-#include "base/status.h"
 #include "contract.h"
+#include "station.h"
 
 /* In place of the system's: MPI's plug-ins stay loaded, or LeakSanitizer could
  * not tell that what they leak is theirs (lsan.supp). */
@@ -14,29 +14,8 @@ int dlclose(void *handle) {
     return 0;
 }
 
-typedef struct station {
-    tsr_device *device;
-    tsr_stream *stream;
-    tsr_comm *comm;
-} station;
-
 static void open_station(rank_context *rank, int timeout_ms, station *out) {
-    tsr_comm_options options = {.timeout_ms = timeout_ms};
-    CHECK_OK(tsr_device_create_cpu(NULL, &out->device));
-    CHECK_OK(tsr_stream_create(out->device, TSR_STREAM_QUEUED, "comm", 0,
-                               &out->stream));
-    CHECK_OK(tsr_comm_create_mpi(rank->bootstrap, &options, &out->comm));
-}
-
-static void close_station(station *at) {
-    tsr_stream_release(at->stream);
-    tsr_comm_release(at->comm);
-    tsr_device_release(at->device);
-}
-
-static tsr_status barrier(station *at) {
-    TSR_TRY(tsr_comm_barrier(at->comm, at->stream));
-    return tsr_stream_synchronize(at->stream);
+    station_open(rank, tsr_comm_create_mpi, timeout_ms, out);
 }
 
 /* ---- the contract, and the bits of `host` ---- */
@@ -181,99 +160,14 @@ static void run_bits(rank_context *rank) {
 
 /* ---- disagreement ---- */
 
-typedef enum mismatch {
-    OTHER_OP,
-    OTHER_SUM,
-    OTHER_COUNT,
-    OTHER_LARGE,
-    OTHER_DTYPE,
-    OTHER_ROOT,
-    OTHER_TENSORS,
-    OTHER_SPLIT,
-    MISMATCHES
-} mismatch;
-
-static tsr_status call_differently(station *at, mismatch kind, bool odd) {
-    enum { LARGE = 100000 };
-    static float shard[LARGE + 1], full[(LARGE + 1) * RANKS_MAX];
-    tsr_gather gathers[2] = {{shard, full, 1, TSR_F32},
-                             {shard, full, 1, TSR_F32}};
-    tsr_comm *second = NULL;
-    if (kind == OTHER_OP && odd)
-        return tsr_comm_barrier(at->comm, at->stream);
-    if (kind == OTHER_SUM)
-        return odd ? tsr_comm_all_reduce(at->comm, full, 2, TSR_F32, at->stream)
-                   : tsr_comm_broadcast(at->comm, full, 2, TSR_F32, 0,
-                                        at->stream);
-    if (kind == OTHER_SPLIT && odd)
-        return tsr_comm_split(at->comm, &second);
-    if (kind == OTHER_ROOT)
-        return tsr_comm_broadcast(at->comm, full, 2, TSR_F32, odd, at->stream);
-    if (kind == OTHER_LARGE)
-        gathers[0].count = LARGE + (odd ? 1 : 0);
-    if (odd && kind == OTHER_COUNT)
-        gathers[0].count = 2;
-    if (odd && kind == OTHER_DTYPE)
-        gathers[0].dtype = TSR_I32;
-    tsr_status status = tsr_comm_gather(
-        at->comm, gathers, odd && kind == OTHER_TENSORS ? 2 : 1, at->stream);
-    return status == TSR_OK ? tsr_stream_synchronize(at->stream) : status;
-}
-
 static void run_mismatch(rank_context *rank) {
-    for (int kind = 0; kind < MISMATCHES; kind++)
-        for (int odd = 0; odd < rank->world; odd++) {
-            station at;
-            int culprit = 5;
-            open_station(rank, 20000, &at);
-            CHECK_OK(barrier(&at));
-            tsr_status status =
-                call_differently(&at, (mismatch)kind, rank->rank == odd);
-            if (status == TSR_OK)
-                status = tsr_stream_synchronize(at.stream);
-            CHECK_MESSAGE(status == TSR_FAILED_PRECONDITION &&
-                              strstr(tsr_last_error(), "ranks disagree"),
-                          "kind %d: %s: %s", kind, tsr_status_name(status),
-                          tsr_last_error());
-            CHECK(strstr(tsr_last_error(), "rank 0 calls"));
-            CHECK_FAILS(tsr_comm_barrier(at.comm, at.stream),
-                        TSR_FAILED_PRECONDITION, "ranks disagree");
-            CHECK(tsr_comm_poll(at.comm, &culprit) == TSR_FAILED_PRECONDITION);
-            CHECK(culprit == -1);
-            close_station(&at);
-        }
+    check_mismatches(rank, tsr_comm_create_mpi);
 }
 
 /* ---- giving up, lagging ---- */
 
 static void run_abort(rank_context *rank) {
-    station at;
-    int culprit;
-    tsr_comm *second;
-    open_station(rank, 20000, &at);
-    CHECK_OK(tsr_comm_split(at.comm, &second));
-    CHECK_OK(barrier(&at));
-    CHECK_OK(tsr_comm_poll(at.comm, &culprit));
-    CHECK(culprit == -1);
-    if (rank->rank == 1) {
-        sleep_ms(50); /* the others are in their barrier by then, or not */
-        tsr_comm_abort(at.comm, "no more data");
-        tsr_comm_abort(at.comm, "again");
-    }
-    int64_t begin = tsr_os_now_ns();
-    CHECK_FAILS(barrier(&at), TSR_UNAVAILABLE, "rank 1 gave up: no more data");
-    CHECK(tsr_os_now_ns() - begin < (int64_t)5000000000);
-    /* The split is of the same group. */
-    CHECK_FAILS(tsr_comm_barrier(second, at.stream), TSR_UNAVAILABLE,
-                "rank 1 gave up: no more data");
-    CHECK(tsr_comm_poll(second, &culprit) == TSR_UNAVAILABLE);
-    CHECK(culprit == 1);
-    tsr_comm_release(second);
-    close_station(&at);
-    /* Another group is none of its business. */
-    open_station(rank, 20000, &at);
-    CHECK_OK(barrier(&at));
-    close_station(&at);
+    check_abort(rank, tsr_comm_create_mpi);
 }
 
 static void run_late(rank_context *rank) {
@@ -298,25 +192,7 @@ static void run_late(rank_context *rank) {
 /* ---- bootstrap ---- */
 
 static void run_bootstrap(rank_context *rank) {
-    enum { LARGE = 3000000 };
-    static const size_t sizes[] = {0, 1, 8, 4097, LARGE};
-    unsigned char *mine = malloc(LARGE),
-                  *all = malloc(LARGE * (size_t)rank->world);
-    CHECK(mine && all);
-    for (int round = 0; round < 20; round++) {
-        size_t bytes = sizes[round % 5];
-        for (size_t i = 0; i < bytes; i++)
-            mine[i] =
-                (unsigned char)(i * 7 + (size_t)rank->rank + (size_t)round);
-        CHECK_OK(
-            tsr_bootstrap_exchange(rank->bootstrap, mine, bytes, all, 20000));
-        for (size_t r = 0; r < (size_t)rank->world; r++)
-            for (size_t i = 0; i < bytes; i++)
-                CHECK(all[r * bytes + i] ==
-                      (unsigned char)(i * 7 + r + (size_t)round));
-    }
-    free(mine);
-    free(all);
+    check_exchanges(rank, 3000000, 20);
 }
 
 /* The job cannot go on after these: it ends with 1, which test_mpi.py expects

@@ -134,4 +134,27 @@ static inline int count_entries(const char *path) {
     return count;
 }
 
+/* Exchanges of all sizes up to `most` bytes, again and again. */
+static inline void check_exchanges(rank_context *rank, size_t most,
+                                   int rounds) {
+    const size_t sizes[] = {0, 1, 8, 4097, most};
+    unsigned char *mine = malloc(most),
+                  *all = malloc(most * (size_t)rank->world);
+    CHECK(mine && all);
+    for (int round = 0; round < rounds; round++) {
+        size_t bytes = sizes[round % 5];
+        for (size_t i = 0; i < bytes; i++)
+            mine[i] =
+                (unsigned char)(i * 7 + (size_t)rank->rank + (size_t)round);
+        CHECK_OK(
+            tsr_bootstrap_exchange(rank->bootstrap, mine, bytes, all, 20000));
+        for (size_t r = 0; r < (size_t)rank->world; r++)
+            for (size_t i = 0; i < bytes; i++)
+                CHECK(all[r * bytes + i] ==
+                      (unsigned char)(i * 7 + r + (size_t)round));
+    }
+    free(mine);
+    free(all);
+}
+
 #endif

@@ -7,26 +7,9 @@
 enum { LARGE = 300000 }; /* more than a socket buffer holds */
 
 static void exchange_body(rank_context *rank) {
-    static const size_t sizes[] = {0, 1, 8, 4097, LARGE};
-    unsigned char *mine = malloc(LARGE),
-                  *all = malloc(LARGE * (size_t)rank->world);
-    CHECK(mine && all);
     CHECK(tsr_bootstrap_rank(rank->bootstrap) == rank->rank);
     CHECK(tsr_bootstrap_world(rank->bootstrap) == rank->world);
-    for (int round = 0; round < 50; round++) {
-        size_t bytes = sizes[round % 5];
-        for (size_t i = 0; i < bytes; i++)
-            mine[i] =
-                (unsigned char)(i * 7 + (size_t)rank->rank + (size_t)round);
-        CHECK_OK(
-            tsr_bootstrap_exchange(rank->bootstrap, mine, bytes, all, 20000));
-        for (size_t r = 0; r < (size_t)rank->world; r++)
-            for (size_t i = 0; i < bytes; i++)
-                CHECK(all[r * bytes + i] ==
-                      (unsigned char)(i * 7 + r + (size_t)round));
-    }
-    free(mine);
-    free(all);
+    check_exchanges(rank, LARGE, 50);
 }
 
 /* Which rank misbehaves, and how the others must learn of it. */

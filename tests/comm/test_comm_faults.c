@@ -1,122 +1,20 @@
 /* Ranks that disagree, give up, leave, lag, run out of memory, or lose a call:
  * every rank gets a status with a reason, soon. Over threads and processes. */
-#include "ranks.h"
-
 #include "base/memory.h"
-#include "base/status.h"
-
-typedef struct station {
-    tsr_device *device;
-    tsr_stream *stream;
-    tsr_comm *comm;
-} station;
+#include "station.h"
 
 static void open_station(rank_context *rank, int timeout_ms, station *out) {
-    tsr_comm_options options = {.timeout_ms = timeout_ms};
-    CHECK_OK(tsr_device_create_cpu(NULL, &out->device));
-    CHECK_OK(tsr_stream_create(out->device, TSR_STREAM_QUEUED, "comm", 0,
-                               &out->stream));
-    CHECK_OK(tsr_comm_create_host(rank->bootstrap, &options, &out->comm));
-}
-
-static void close_station(station *at) {
-    tsr_stream_release(at->stream);
-    tsr_comm_release(at->comm);
-    tsr_device_release(at->device);
-}
-
-static tsr_status barrier(station *at) {
-    TSR_TRY(tsr_comm_barrier(at->comm, at->stream));
-    return tsr_stream_synchronize(at->stream);
-}
-
-/* ---- disagreement ---- */
-
-typedef enum mismatch {
-    OTHER_OP,
-    OTHER_SUM,
-    OTHER_COUNT,
-    OTHER_DTYPE,
-    OTHER_ROOT,
-    OTHER_TENSORS,
-    OTHER_SPLIT,
-    MISMATCHES
-} mismatch;
-
-static tsr_status call_differently(rank_context *rank, station *at,
-                                   mismatch kind, bool odd) {
-    static _Thread_local float shard[2], full[2 * RANKS_MAX];
-    tsr_gather gathers[2] = {{shard, full, 1, TSR_F32},
-                             {shard, full, 1, TSR_F32}};
-    tsr_comm *second = NULL;
-    (void)rank;
-    if (kind == OTHER_OP && odd)
-        return tsr_comm_barrier(at->comm, at->stream);
-    if (kind == OTHER_SUM)
-        return odd ? tsr_comm_all_reduce(at->comm, full, 2, TSR_F32, at->stream)
-                   : tsr_comm_broadcast(at->comm, full, 2, TSR_F32, 0,
-                                        at->stream);
-    if (kind == OTHER_SPLIT && odd)
-        return tsr_comm_split(at->comm, &second);
-    if (kind == OTHER_ROOT)
-        return tsr_comm_broadcast(at->comm, full, 2, TSR_F32, odd, at->stream);
-    if (odd && kind == OTHER_COUNT)
-        gathers[0].count = 2;
-    if (odd && kind == OTHER_DTYPE)
-        gathers[0].dtype = TSR_I32;
-    tsr_status status = tsr_comm_gather(
-        at->comm, gathers, odd && kind == OTHER_TENSORS ? 2 : 1, at->stream);
-    return status == TSR_OK ? tsr_stream_synchronize(at->stream) : status;
+    station_open(rank, tsr_comm_create_host, timeout_ms, out);
 }
 
 static void mismatch_body(rank_context *rank) {
-    for (int kind = 0; kind < MISMATCHES; kind++)
-        for (int odd = 0; odd < rank->world; odd++) {
-            station at;
-            int culprit = 5;
-            open_station(rank, 20000, &at);
-            CHECK_OK(barrier(&at));
-            tsr_status status =
-                call_differently(rank, &at, (mismatch)kind, rank->rank == odd);
-            if (status == TSR_OK)
-                status = tsr_stream_synchronize(at.stream);
-            CHECK_MESSAGE(status == TSR_FAILED_PRECONDITION &&
-                              strstr(tsr_last_error(), "ranks disagree"),
-                          "kind %d: %s: %s", kind, tsr_status_name(status),
-                          tsr_last_error());
-            CHECK(strstr(tsr_last_error(), "rank 0 calls"));
-            CHECK_FAILS(tsr_comm_barrier(at.comm, at.stream),
-                        TSR_FAILED_PRECONDITION, "ranks disagree");
-            CHECK(tsr_comm_poll(at.comm, &culprit) == TSR_FAILED_PRECONDITION);
-            CHECK(culprit == -1);
-            close_station(&at);
-        }
+    check_mismatches(rank, tsr_comm_create_host);
 }
 
 /* ---- giving up, leaving, lagging ---- */
 
 static void abort_body(rank_context *rank) {
-    station at;
-    int culprit;
-    tsr_comm *second;
-    open_station(rank, 20000, &at);
-    CHECK_OK(tsr_comm_split(at.comm, &second));
-    CHECK_OK(barrier(&at));
-    CHECK_OK(tsr_comm_poll(at.comm, &culprit));
-    CHECK(culprit == -1);
-    if (rank->rank == 1) {
-        sleep_ms(50);
-        tsr_comm_abort(at.comm, "no more data");
-        tsr_comm_abort(at.comm, "again");
-    }
-    CHECK_FAILS(barrier(&at), TSR_UNAVAILABLE, "rank 1 gave up: no more data");
-    /* The split is of the same group. */
-    CHECK_FAILS(tsr_comm_barrier(second, at.stream), TSR_UNAVAILABLE,
-                "rank 1 gave up: no more data");
-    CHECK(tsr_comm_poll(second, &culprit) == TSR_UNAVAILABLE);
-    CHECK(culprit == 1);
-    tsr_comm_release(second);
-    close_station(&at);
+    check_abort(rank, tsr_comm_create_host);
 }
 
 /* Threads: all shards lie in rank 0's gathered copy, so rank 0 has nothing to

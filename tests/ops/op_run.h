@@ -238,6 +238,23 @@ static inline void view_create(const op_call *call, call_view *v) {
         v->view.attr_count++;
 }
 
+/* With the state and the workspace that the kernel asks for. */
+static inline void run_prepared(const tsr_kernel *kernel, tsr_kernel_call call,
+                                const char *op) {
+    const int threads = tsr_device_threads(call.device);
+    buffer workspace = buffer_create(
+        kernel->workspace ? kernel->workspace(&call.view, threads) : 0, 0);
+    void *state = NULL;
+    if (kernel->prepare)
+        CHECK_OK(kernel->prepare(&call.view, threads, &state));
+    call.workspace = workspace.data;
+    call.state = state;
+    run_on_device(kernel, &call);
+    if (kernel->unprepare)
+        kernel->unprepare(state);
+    buffer_release(&workspace, op);
+}
+
 /* Runs `call` and fills its output tensors. */
 static inline void run_op(const runner *r, const op_call *call) {
     const tsr_kernel *kernel = find_row(r, call->op);
@@ -272,24 +289,12 @@ static inline void run_op(const runner *r, const op_call *call) {
         }
     }
 
-    const size_t workspace_bytes =
-        kernel->workspace
-            ? kernel->workspace(&v.view, tsr_device_threads(r->device))
-            : 0;
-    buffer workspace = buffer_create(workspace_bytes, 0);
-    void *state = NULL;
-    if (kernel->prepare)
-        CHECK_OK(
-            kernel->prepare(&v.view, tsr_device_threads(r->device), &state));
-    run_on_device(kernel, &(tsr_kernel_call){.view = v.view,
-                                             .state = state,
-                                             .in = in_addresses,
-                                             .out = out_addresses,
-                                             .workspace = workspace.data,
-                                             .device = r->device});
-
-    if (kernel->unprepare)
-        kernel->unprepare(state);
+    run_prepared(kernel,
+                 (tsr_kernel_call){.view = v.view,
+                                   .in = in_addresses,
+                                   .out = out_addresses,
+                                   .device = r->device},
+                 call->op);
     for (size_t j = 0; j < v.view.output_count; j++) {
         load(call->out[j], r->real_bytes, out[j].data);
         buffer_release(&out[j], call->op);
@@ -301,7 +306,6 @@ static inline void run_op(const runner *r, const op_call *call) {
         buffer_release(&before[i], call->op);
         buffer_release(&in[i], call->op);
     }
-    buffer_release(&workspace, call->op);
 }
 
 static inline tsr_device *device_with(int threads) {

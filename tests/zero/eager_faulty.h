@@ -50,31 +50,9 @@ static inline tsr_comm *faulty_next(tsr_comm *comm, tsr_stream *stream,
     tsr_comm *inner = faulty_next(comm, stream, &status);                      \
     return inner ? (call) : status
 
-static inline tsr_status faulty_gather(tsr_comm *comm,
-                                       const tsr_gather *gathers, size_t count,
-                                       tsr_stream *stream) {
-    FAULTY_PASS(stream, tsr_comm_gather(inner, gathers, count, stream));
-}
-static inline tsr_status faulty_reduce_scatter(tsr_comm *comm,
-                                               const tsr_reduce *reduces,
-                                               size_t count,
-                                               tsr_stream *stream) {
-    FAULTY_PASS(stream, tsr_comm_reduce_scatter(inner, reduces, count, stream));
-}
-static inline tsr_status faulty_all_reduce(tsr_comm *comm, void *buffer,
-                                           size_t count, tsr_dtype dtype,
-                                           tsr_stream *stream) {
-    FAULTY_PASS(stream,
-                tsr_comm_all_reduce(inner, buffer, count, dtype, stream));
-}
-static inline tsr_status faulty_broadcast(tsr_comm *comm, void *buffer,
-                                          size_t count, tsr_dtype dtype,
-                                          int root, tsr_stream *stream) {
-    FAULTY_PASS(stream,
-                tsr_comm_broadcast(inner, buffer, count, dtype, root, stream));
-}
-static inline tsr_status faulty_barrier(tsr_comm *comm, tsr_stream *stream) {
-    FAULTY_PASS(stream, tsr_comm_barrier(inner, stream));
+static inline tsr_status faulty_enqueue(tsr_comm *comm, const tsr_call *call,
+                                        tsr_stream *stream) {
+    FAULTY_PASS(stream, inner->vtable->enqueue(inner, call, stream));
 }
 /* Blocking, and all ranks fail alike. */
 static inline tsr_status faulty_shared_alloc(tsr_comm *comm, size_t bytes,
@@ -87,8 +65,10 @@ static inline void faulty_shared_free(tsr_comm *comm, void *memory) {
 static inline tsr_status faulty_poll(tsr_comm *comm, int *out_rank) {
     return tsr_comm_poll(((faulty_comm *)comm)->inner, out_rank);
 }
-static inline void faulty_abort(tsr_comm *comm, const char *reason) {
-    tsr_comm_abort(((faulty_comm *)comm)->inner, reason);
+static inline tsr_status faulty_fail(tsr_comm *comm, tsr_status status,
+                                     const char *message) {
+    tsr_comm *inner = ((faulty_comm *)comm)->inner;
+    return inner->vtable->fail(inner, status, message);
 }
 static inline void faulty_release(tsr_comm *comm) {
     tsr_comm_release(((faulty_comm *)comm)->inner);
@@ -99,14 +79,10 @@ static inline tsr_comm *faulty_wrap(tsr_comm *inner, void *plan) {
     static const tsr_comm_vtable vtable = {
         .release = faulty_release,
         .poll = faulty_poll,
-        .abort = faulty_abort, /* no split: nobody asks */
+        .fail = faulty_fail, /* no split: nobody asks */
         .shared_alloc = faulty_shared_alloc,
         .shared_free = faulty_shared_free,
-        .gather = faulty_gather,
-        .reduce_scatter = faulty_reduce_scatter,
-        .all_reduce = faulty_all_reduce,
-        .broadcast = faulty_broadcast,
-        .barrier = faulty_barrier,
+        .enqueue = faulty_enqueue,
     };
     faulty_comm *self = calloc(1, sizeof *self);
     CHECK(self);

@@ -74,6 +74,51 @@ static inline void run_host_op(runner *self, runner_zero *zero, const op *at,
     }
 }
 
+/* Ops of a training step. */
+static inline void run_step_op(runner *self, runner_zero *zero, const op *at,
+                               tsr_stream *stream) {
+    model *m = &zero->model;
+    switch (at->kind) {
+    case OP_reduce_grad:
+        run_reduce(self, zero, at, stream);
+        break;
+    case OP_wait_grads_copied:
+        run_wait_copied(self, zero, stream);
+        break;
+    case OP_start_backward:
+        expect(self, tsr_zero_start_backward(zero->zero, at->n), TSR_OK);
+        model_start_backward(m, at->n);
+        break;
+    case OP_end_backward:
+        run_end(self, zero, at, stream);
+        break;
+    case OP_read_grads:
+        run_read_grads(self, zero, at);
+        break;
+    case OP_abort_step:
+        run_abort(self, zero, at, stream);
+        break;
+    case OP_move_grad:
+        run_move_grad(self, zero, at, stream);
+        break;
+    case OP_start_forward:
+        expect(self, tsr_zero_start_forward(zero->zero), TSR_OK);
+        break;
+    case OP_end_forward:
+        expect(self, tsr_zero_end_forward(zero->zero), TSR_OK);
+        break;
+    case OP_reset:
+        run_reset(self, zero, at, stream);
+        break;
+    case OP_seal:
+        expect(self, tsr_zero_seal(zero->zero, stream), model_seal(m));
+        break;
+    default:
+        run_host_op(self, zero, at, stream);
+        break;
+    }
+}
+
 static inline void run_op(runner *self, const op *at) {
     runner_zero *zero = &self->zeros[at->zero];
     tsr_stream *stream = self->streams[at->stream];
@@ -102,33 +147,11 @@ static inline void run_op(runner *self, const op *at) {
     case OP_prefetch_params_fused:
         run_prefetch(self, zero, at, stream);
         break;
-    case OP_reduce_grad:
-        run_reduce(self, zero, at, stream);
-        break;
-    case OP_wait_grads_copied:
-        run_wait_copied(self, zero, stream);
-        break;
-    case OP_start_backward:
-        expect(self, tsr_zero_start_backward(zero->zero, at->n), TSR_OK);
-        model_start_backward(m, at->n);
-        break;
-    case OP_end_backward:
-        run_end(self, zero, at, stream);
-        break;
-    case OP_read_grads:
-        run_read_grads(self, zero, at);
-        break;
-    case OP_abort_step:
-        run_abort(self, zero, at, stream);
-        break;
     case OP_write_weights:
         run_write(self, zero, at, stream);
         break;
     case OP_move_shard:
         run_move_shard(self, zero, at);
-        break;
-    case OP_move_grad:
-        run_move_grad(self, zero, at, stream);
         break;
     case OP_set_persistent:
         expect(self, tsr_zero_set_persistent(zero->zero, at->id, stream),
@@ -141,18 +164,6 @@ static inline void run_op(runner *self, const op *at) {
     case OP_enable_profiling:
         run_profiling(self, zero, at);
         break;
-    case OP_start_forward:
-        expect(self, tsr_zero_start_forward(zero->zero), TSR_OK);
-        break;
-    case OP_end_forward:
-        expect(self, tsr_zero_end_forward(zero->zero), TSR_OK);
-        break;
-    case OP_reset:
-        run_reset(self, zero, at, stream);
-        break;
-    case OP_seal:
-        expect(self, tsr_zero_seal(zero->zero, stream), model_seal(m));
-        break;
     case OP_synchronize:
         synchronize(self);
         break;
@@ -160,7 +171,7 @@ static inline void run_op(runner *self, const op *at) {
         run_dawdle(self, at, stream);
         break;
     default:
-        run_host_op(self, zero, at, stream);
+        run_step_op(self, zero, at, stream);
         break;
     }
 }

@@ -209,7 +209,7 @@ static void overlap_rank(rank_context *rank) {
     const tsr_host_comm *comm = (const tsr_host_comm *)trainer->gather_comm;
     ranks[rank->rank] = (rank_kernels){.device = trainer->device,
                                        .comm = comm,
-                                       .gathers_before = comm->issued};
+                                       .gathers_before = comm->ring.issued};
     pthread_barrier_wait(&job->together);
     for (int s = 0; s < run->steps; s++) {
         CHECK_OK(tsr_trainer_step(trainer, &metrics));

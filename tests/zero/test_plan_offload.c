@@ -2,7 +2,7 @@
  * without them, bit by bit, in less memory of the device. */
 #include "base/memory.h"
 #include "graph/offload_edit.h"
-#include "runs.h"
+#include "spoilt.h"
 
 /* W = 2: full shards. W = 3: 10 * 10 and 10 elements leave padding. */
 static tsr_run make_run(int world, run_memory memory) {
@@ -270,58 +270,11 @@ static tsr_status spoil(void *context) {
     return TSR_OK;
 }
 
-static tsr_status feed(void *context) {
-    const tsr_feed *self = context;
-    for (int64_t b = 0; b < self->batch; b++)
-        self->samples->read(self->samples->context, self->first + b,
-                            self->tokens + b * self->seq,
-                            self->targets + b * self->seq);
-    return TSR_OK;
-}
-
-/* tsr_trainer_step, with the memory of a section spoilt before each. */
-static void spoilt_step(tsr_trainer *trainer) {
-    int micro_steps = trainer->options.micro_steps;
-    trainer->schedule[0] =
-        (float)tsr_rate_at(&trainer->options.rates, trainer->step + 1);
-    trainer->schedule[1] = (float)(trainer->step + 1);
-    for (int k = 0; k <= micro_steps; k++) {
-        tsr_section section = k == micro_steps ? TSR_UPDATE
-                              : k == 0         ? TSR_MICRO_FIRST
-                                               : TSR_MICRO_NEXT;
-        CHECK_OK(tsr_executor_enqueue(trainer->executor, spoil, trainer));
-        if (section != TSR_UPDATE) {
-            int64_t part = (trainer->step * micro_steps + k) * trainer->world +
-                           trainer->rank;
-            trainer->feeds[k].first = part * trainer->batch;
-            CHECK_OK(tsr_executor_enqueue(trainer->executor, feed,
-                                          &trainer->feeds[k]));
-        }
-        CHECK_OK(tsr_executor_walk(trainer->executor, section));
-    }
-    CHECK_OK(tsr_executor_synchronize(trainer->executor));
-    trainer->step++;
-}
-
-static void spoilt_rank(rank_context *rank) {
-    const run_job *job = rank->argument;
-    tsr_trainer_options options = run_options(job->session, rank->rank);
-    tsr_trainer *trainer;
-    CHECK_OK(tsr_trainer_create(&options, rank->bootstrap, &trainer));
-    for (int s = 0; s < job->session->run->steps; s++) {
-        spoilt_step(trainer);
-        job->outcome->losses[rank->rank][s] = *trainer->loss;
-        job->outcome->norms[rank->rank][s] = *trainer->grad_norm;
-    }
-    outcome_collect(job->outcome, trainer);
-    tsr_trainer_release(trainer);
-}
-
 static void check_spoilt(int world) {
     tsr_run run = make_run(world, RUN_COPY);
     outcome *plain = train(&run), *spoilt = outcome_create(&run);
     run_session session;
-    run_job job = {.session = &session, .outcome = spoilt};
+    spoilt_job job = {{&session, spoilt}, spoil};
     run.edit = whatever_can;
     run_session_open(&run, &session);
     run_threads(world, spoilt_rank, &job);

@@ -2,7 +2,7 @@
  * between values or past a space's end, read nothing in a section that the
  * section has not written, and share one copy of the weights. */
 #include "base/memory.h"
-#include "runs.h"
+#include "spoilt.h"
 
 /* An arena's spaces begin at multiples of this (arena.c). */
 #define PAGE 4096
@@ -157,57 +157,11 @@ static tsr_status spoil(void *context) {
     return TSR_OK;
 }
 
-static tsr_status feed(void *context) {
-    const tsr_feed *self = context;
-    for (int64_t b = 0; b < self->batch; b++)
-        self->samples->read(self->samples->context, self->first + b,
-                            self->tokens + b * self->seq,
-                            self->targets + b * self->seq);
-    return TSR_OK;
-}
-
-/* tsr_trainer_step, with the memory of one section spoilt before each. */
-static void spoilt_step(tsr_trainer *trainer) {
-    tsr_executor *executor = trainer->executor;
-    int micro_steps = trainer->options.micro_steps;
-    trainer->schedule[0] =
-        (float)tsr_rate_at(&trainer->options.rates, trainer->step + 1);
-    trainer->schedule[1] = (float)(trainer->step + 1);
-    for (int k = 0; k < micro_steps; k++) {
-        tsr_feed *inputs = &trainer->feeds[k];
-        int64_t part =
-            (trainer->step * micro_steps + k) * trainer->world + trainer->rank;
-        inputs->first = part * trainer->batch;
-        CHECK_OK(tsr_executor_enqueue(executor, spoil, trainer));
-        CHECK_OK(tsr_executor_enqueue(executor, feed, inputs));
-        CHECK_OK(tsr_executor_walk(executor,
-                                   k == 0 ? TSR_MICRO_FIRST : TSR_MICRO_NEXT));
-    }
-    CHECK_OK(tsr_executor_enqueue(executor, spoil, trainer));
-    CHECK_OK(tsr_executor_walk(executor, TSR_UPDATE));
-    CHECK_OK(tsr_executor_synchronize(executor));
-    trainer->step++;
-}
-
-static void spoilt_rank(rank_context *rank) {
-    const run_job *job = rank->argument;
-    tsr_trainer_options options = run_options(job->session, rank->rank);
-    tsr_trainer *trainer;
-    CHECK_OK(tsr_trainer_create(&options, rank->bootstrap, &trainer));
-    for (int s = 0; s < job->session->run->steps; s++) {
-        spoilt_step(trainer);
-        job->outcome->losses[rank->rank][s] = *trainer->loss;
-        job->outcome->norms[rank->rank][s] = *trainer->grad_norm;
-    }
-    outcome_collect(job->outcome, trainer);
-    tsr_trainer_release(trainer);
-}
-
 static void check_spoilt(int world, run_memory memory, tsr_dtype dtype) {
     tsr_run run = make_run(world, memory, dtype);
     outcome *clean = train(&run), *spoilt = outcome_create(&run);
     run_session session;
-    run_job job = {.session = &session, .outcome = spoilt};
+    spoilt_job job = {{&session, spoilt}, spoil};
     char what[64];
     snprintf(what, sizeof what, "%d ranks, %s, spoilt memory", world,
              run_memory_names[memory]);

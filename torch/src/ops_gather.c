@@ -26,7 +26,8 @@ static tsr_status copy_tensor(const dc_engine *engine, const dc_param *param,
 }
 
 static tsr_status allgather(int64_t graph, int64_t id, int32_t torch_dtype,
-                            dc_tensor *out_tensor) {
+                            dc_tensor a, dc_tensor *out_tensor) {
+    (void)a;
     dc_engine *engine = NULL;
     dc_param *param = NULL;
     tsr_view view;
@@ -40,20 +41,6 @@ static tsr_status allgather(int64_t graph, int64_t id, int32_t torch_dtype,
     TSR_TRY(tsr_zero_allgather_param(engine->zero, graph, id, dtype,
                                      engine->stream, &view));
     return copy_tensor(engine, param, dtype, view.data, out_tensor);
-}
-
-KERNEL(allgather_param) {
-    dc_tensor a = dc_take_tensor(stack[0]), made = NULL;
-    int32_t dtype = dc_take_dtype(stack[3]);
-    UNUSED_COUNTS;
-    dc_lock();
-    tsr_status status =
-        allgather((int64_t)stack[1], (int64_t)stack[2], dtype, &made);
-    dc_unlock();
-    dc_tensor_release(a);
-    if (status != TSR_OK)
-        dc_throw();
-    stack[0] = dc_give_tensor(made);
 }
 
 static tsr_status allgather_shape(int64_t graph, int64_t id,
@@ -72,18 +59,32 @@ static tsr_status allgather_shape(int64_t graph, int64_t id,
                            out_tensor);
 }
 
-KERNEL(allgather_param_meta) {
+/* torch_dtype: -1 without. */
+typedef tsr_status (*gather_body)(int64_t graph, int64_t id,
+                                  int32_t torch_dtype, dc_tensor a,
+                                  dc_tensor *out_tensor);
+
+static void run_gather(dc_value *stack, gather_body body) {
     dc_tensor a = dc_take_tensor(stack[0]), made = NULL;
     int32_t dtype = dc_take_dtype(stack[3]);
-    UNUSED_COUNTS;
     dc_lock();
     tsr_status status =
-        allgather_shape((int64_t)stack[1], (int64_t)stack[2], dtype, a, &made);
+        body((int64_t)stack[1], (int64_t)stack[2], dtype, a, &made);
     dc_unlock();
     dc_tensor_release(a);
     if (status != TSR_OK)
         dc_throw();
     stack[0] = dc_give_tensor(made);
+}
+
+KERNEL(allgather_param) {
+    UNUSED_COUNTS;
+    run_gather(stack, allgather);
+}
+
+KERNEL(allgather_param_meta) {
+    UNUSED_COUNTS;
+    run_gather(stack, allgather_shape);
 }
 
 /* ---- prefetch_params_fused ---- */

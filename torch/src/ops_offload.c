@@ -8,9 +8,6 @@
 #include "ops.h"
 #include "registry.h"
 
-#define KERNEL(name)                                                           \
-    static void name(dc_value *stack, uint64_t arguments, uint64_t results)
-
 typedef tsr_status (*op_body)(dc_engine *engine, int64_t graph, int64_t id,
                               dc_tensor a, dc_tensor *out_tensor);
 
@@ -132,58 +129,43 @@ static tsr_status wait_reloaded(dc_engine *engine, int64_t graph, int64_t id,
 
 /* ---- shards ---- */
 
+typedef tsr_status (*move)(tsr_zero *zero, int64_t id, tsr_stream *stream);
+
+static tsr_status move_shard(dc_engine *engine, int64_t id, move move_it,
+                             bool away) {
+    dc_param *param = NULL;
+    TSR_TRY(dc_find_param(engine, id, &param));
+    TSR_TRY(move_it(engine->zero, id, engine->stream));
+    param->away = away;
+    return TSR_OK;
+}
+
 static tsr_status offload_shard(dc_engine *engine, int64_t graph, int64_t id,
                                 dc_tensor a, dc_tensor *out_tensor) {
-    dc_param *param = NULL;
-    (void)graph;
-    (void)a;
-    (void)out_tensor;
-    TSR_TRY(dc_find_param(engine, id, &param));
-    TSR_TRY(tsr_zero_offload_parameter(engine->zero, id, engine->stream));
-    param->away = true;
-    return TSR_OK;
+    (void)graph, (void)a, (void)out_tensor;
+    return move_shard(engine, id, tsr_zero_offload_parameter, true);
 }
 
 static tsr_status reload_shard(dc_engine *engine, int64_t graph, int64_t id,
                                dc_tensor a, dc_tensor *out_tensor) {
-    dc_param *param = NULL;
-    (void)graph;
-    (void)a;
-    (void)out_tensor;
-    TSR_TRY(dc_find_param(engine, id, &param));
-    TSR_TRY(tsr_zero_reload_parameter(engine->zero, id, engine->stream));
-    param->away = false;
-    return TSR_OK;
+    (void)graph, (void)a, (void)out_tensor;
+    return move_shard(engine, id, tsr_zero_reload_parameter, false);
 }
 
 /* ---- kernels ---- */
 
-#define UNUSED_COUNTS ((void)arguments, (void)results)
+#define KERNEL(name, body, gives)                                              \
+    static void name(dc_value *stack, uint64_t arguments, uint64_t results) {  \
+        (void)arguments, (void)results;                                        \
+        run(stack, body, gives);                                               \
+    }
 
-KERNEL(offload_tensor) {
-    UNUSED_COUNTS;
-    run(stack, offload, true);
-}
-KERNEL(wait_offload) {
-    UNUSED_COUNTS;
-    run(stack, wait_offloaded, true);
-}
-KERNEL(reload_tensor) {
-    UNUSED_COUNTS;
-    run(stack, reload, true);
-}
-KERNEL(wait_reload) {
-    UNUSED_COUNTS;
-    run(stack, wait_reloaded, true);
-}
-KERNEL(offload_parameter) {
-    UNUSED_COUNTS;
-    run(stack, offload_shard, false);
-}
-KERNEL(reload_parameter) {
-    UNUSED_COUNTS;
-    run(stack, reload_shard, false);
-}
+KERNEL(offload_tensor, offload, true)
+KERNEL(wait_offload, wait_offloaded, true)
+KERNEL(reload_tensor, reload, true)
+KERNEL(wait_reload, wait_reloaded, true)
+KERNEL(offload_parameter, offload_shard, false)
+KERNEL(reload_parameter, reload_shard, false)
 
 /* DeepSpeed brings its own Meta kernels of the first four. */
 const dc_op dc_offload_ops[] = {
