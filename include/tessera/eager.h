@@ -23,9 +23,18 @@
  *   shard:  resident --[offload_parameter]--> leaving --[event]--> on host
  *           on host --[reload_parameter]--> arriving --[event]--> resident
  *
+ *   bucket: empty --[reduce_grad, grad_slot]--> filling
+ *           filling --[full, or end_backward]--> on the wire --> empty
+ *
  * At most one copy per (graph, parameter) is bound, by that graph's latest
  * allgather_param; wait_allgather and release_param act on it. Graphs that want
- * the same version and dtype share the storage. */
+ * the same version and dtype share the storage.
+ *
+ * Gradients lie in a bucket in the order in which they were given or their
+ * slots taken, and are reduced in that order, by one call a bucket. A bucket
+ * leaves (it is *flushed*) at once when the slot that leaves no room in it is
+ * filled; else before the next slot, where that does not fit or is of a
+ * parameter that has one there; else in end_backward. */
 #ifndef TESSERA_EAGER_H
 #define TESSERA_EAGER_H
 
@@ -122,11 +131,13 @@ typedef struct tsr_zero_param {
 /* Also replaces an earlier parameter of that id, whose copies become stale.
  * Zeroes its gradient buffer, before what comes on `stream` later. Errors:
  * INVALID_ARGUMENT naming the field; FAILED_PRECONDITION (a gradient of the
- * earlier one waits to be reduced: end_backward or abort_step first). */
+ * earlier one waits to be reduced, or its slot is taken: end_backward or
+ * abort_step first). */
 TSR_API tsr_status tsr_zero_register_param(tsr_zero *zero,
                                            const tsr_zero_param *param,
                                            tsr_stream *stream);
-/* Zeroes the new buffer likewise. Gradients that wait go into it. */
+/* Zeroes the new buffer likewise. Gradients that wait go into it, and those of
+ * slots that are taken. */
 TSR_API tsr_status tsr_zero_update_param_grad_buffer(tsr_zero *zero, int64_t id,
                                                      tsr_tensor grad,
                                                      tsr_stream *stream);
@@ -155,10 +166,16 @@ TSR_API tsr_status tsr_zero_seal(tsr_zero *zero, tsr_stream *stream);
 TSR_API tsr_status tsr_zero_register_graph(tsr_zero *zero, int64_t graph,
                                            const int64_t *ids, size_t count);
 
+/* A graph's hold on a parameter: one for each pair, whatever copy is bound.
+ * Owned by the tsr_zero, until the graph is registered anew, reset is called or
+ * the tsr_zero goes. */
+typedef struct tsr_zero_binding tsr_zero_binding;
+
 /* A gathered parameter: memory of the copy; the padded tail is beyond it. */
 typedef struct tsr_view {
     void *data;
     tsr_type type;
+    tsr_zero_binding *binding; /* borrowed */
 } tsr_view;
 
 /* Binds the graph to a valid copy of the latest version, gathering one if there
@@ -194,26 +211,56 @@ TSR_API tsr_status tsr_zero_wait_allgather(tsr_zero *zero, int64_t graph,
 TSR_API tsr_status tsr_zero_release_param(tsr_zero *zero, int64_t graph,
                                           int64_t id, int users,
                                           tsr_stream *stream);
+/* The same two, of what view.binding is bound to now: nothing is looked up.
+ * Errors: those above but NOT_FOUND. */
+TSR_API tsr_status tsr_zero_wait_binding(tsr_zero *zero,
+                                         tsr_zero_binding *binding,
+                                         tsr_stream *stream);
+TSR_API tsr_status tsr_zero_release_binding(tsr_zero *zero,
+                                            tsr_zero_binding *binding,
+                                            int users, tsr_stream *stream);
 
 /* Adds a whole gradient (communicated dtype; borrowed until `stream` has passed
  * wait_grads_copied, end_backward or abort_step) to the parameter's gradient
- * buffer, summed over ranks and averaged. Gradients wait in a bucket, in the
- * order of calls, and are reduced when it is full. The first call of a step
- * overwrites the buffer, later ones add, over all graphs. Stage 1 keeps their
- * sum (4 bytes an element, which stay allocated) until the last micro-step.
- * Does nothing while profiling. Collective: the bucket flushes at the same call
- * on all ranks. Errors: NOT_FOUND; INVALID_ARGUMENT (frozen, no gradient);
- * OUT_OF_MEMORY; UNAVAILABLE. */
+ * buffer, summed over ranks and averaged. It goes into the parameter's slot
+ * where one is taken (grad_slot), else into the next one of the bucket. The
+ * first call of a step overwrites the buffer, later ones add, over all graphs.
+ * Stage 1 keeps their sum (4 bytes an element, which stay allocated) until the
+ * last micro-step. Does nothing while profiling. Collective: the bucket flushes
+ * at the same call on all ranks.
+ * Errors: NOT_FOUND; INVALID_ARGUMENT (frozen; no gradient; `grad` lies in a
+ * bucket, but not in a slot that is taken for this parameter);
+ * FAILED_PRECONDITION (it would flush, and a slot that was taken has not been
+ * reduced: names that parameter; on all ranks, nothing has happened);
+ * OUT_OF_MEMORY, UNAVAILABLE (the step can then only be aborted). */
 TSR_API tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph,
                                         int64_t id, const void *grad,
                                         tsr_stream *stream);
+/* Takes the slot that the parameter's next gradient will have, so that a kernel
+ * computes the gradient there and reduce_grad copies nothing.
+ *
+ * *out_slot  (elements of the parameter) communicated dtype, 64-byte aligned;
+ *            holds anything. To be written by what comes on `stream`, which
+ *            waits until the bucket's previous reduce is through, or behind
+ *            that; the caller's until reduce_grad with this address. NULL where
+ *            a gradient must lie in the caller's memory: in stage 1 before the
+ *            last micro-step, and while profiling
+ *
+ * reduce_grad of the parameter, of whichever graph, then fills the slot, behind
+ * what its stream and those that took the slot hold: in place, or by a copy
+ * where `grad` lies elsewhere. Until then taking it again gives the same
+ * address, and nothing may flush the bucket; abort_step drops it.
+ * Collective, and may flush, like reduce_grad. Errors: those of reduce_grad. */
+TSR_API tsr_status tsr_zero_grad_slot(tsr_zero *zero, int64_t graph, int64_t id,
+                                      tsr_stream *stream, void **out_slot);
 
 /* The first start_backward after a last micro-step's end, or after abort_step,
  * opens a step; `update` says that this micro-step is its last, which still
  * accumulates. One a micro-step, however many graphs it has. */
 TSR_API tsr_status tsr_zero_start_backward(tsr_zero *zero, bool update);
 /* Makes `stream` wait until every gradient given to reduce_grad so far has been
- * copied: their memory may then be reused by what comes on `stream`. */
+ * copied: their memory may then be reused by what comes on `stream` (not slots:
+ * reduce_grad took these back). */
 TSR_API tsr_status tsr_zero_wait_grads_copied(tsr_zero *zero,
                                               tsr_stream *stream);
 /* Flushes buckets and makes `stream` wait for the reduces; gradients given to
@@ -221,12 +268,16 @@ TSR_API tsr_status tsr_zero_wait_grads_copied(tsr_zero *zero,
  * buffer that no reduce of this step wrote (later ones add to it: each graph of
  * the micro-step may end so), and makes `stream` wait for gathers begun, so
  * that it may write shards. Who writes them elsewhere calls synchronize first.
- * Does nothing while profiling. Collective. Errors: UNAVAILABLE. */
+ * Does nothing while profiling. Collective. Errors: FAILED_PRECONDITION (a slot
+ * that was taken has not been reduced: names the parameter; on all ranks,
+ * nothing has happened); OUT_OF_MEMORY; UNAVAILABLE. */
 TSR_API tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream);
 /* Forward or backward raised, on all ranks at the same call: use counts,
- * bindings and waiting gradients are dropped, gradients reduced so far count as
- * not reduced; until the next step writes or zeroes their buffers, these hold
- * anything. What is on the host stays. `stream` waits as in end_backward. */
+ * bindings, waiting gradients and taken slots are dropped (what `stream` and
+ * those that took a slot hold now may still write it), gradients reduced so far
+ * count as not reduced; until the next step writes or zeroes their buffers,
+ * these hold anything. What is on the host stays. `stream` waits as in
+ * end_backward. */
 TSR_API tsr_status tsr_zero_abort_step(tsr_zero *zero, tsr_stream *stream);
 
 /* The weights of these parameters were written by what `stream` holds now:
@@ -327,8 +378,8 @@ TSR_API tsr_status tsr_zero_end_forward(tsr_zero *zero);
 TSR_API void tsr_zero_enable_profiling(tsr_zero *zero, bool on);
 TSR_API bool tsr_zero_is_profiling(const tsr_zero *zero);
 /* Drops graphs, their bindings and their tensors, after what `stream` and their
- * readers hold now. Parameters, copies that nobody was bound to, buckets and
- * gradients that wait in them stay. */
+ * readers hold now. Parameters, copies that nobody was bound to, buckets,
+ * gradients that wait in them and slots that are taken stay. */
 TSR_API tsr_status tsr_zero_reset(tsr_zero *zero, tsr_stream *stream);
 /* The host waits for everything enqueued on streams of the tsr_zero; returns
  * the first failure on them. A rank whose own work fails there (a cast) takes

@@ -1,7 +1,7 @@
 /* The eager front: its life. Its nouns are in eager_graph.c, eager_param.c,
- * eager_copy.c and eager_gather.c (copies), eager_bucket.c (gradients),
- * eager_step.c, eager_host.c, eager_offload.c (tensors on the host),
- * eager_shard.c (shards there) and eager_queue.c. */
+ * eager_copy.c and eager_gather.c (copies), eager_slot.c and eager_bucket.c
+ * (gradients), eager_step.c, eager_host.c, eager_offload.c (tensors on the
+ * host), eager_shard.c (shards there) and eager_queue.c. */
 #include "zero/eager.h"
 
 /* Enough that a layer's gradients share a call, small enough to start early. */

@@ -11,12 +11,14 @@
  *  2. A copy is shared by all bindings of its version and dtype. It is freed
  *     when nothing is bound to it, unless its parameter is persistent and the
  *     copy is of the latest version.
- *  3. A slot of a bucket is written on the fill stream, after the caller's
- *     stream made the gradient and after the bucket's latest reduce. Gradient
- *     buffers are written on the reduce stream only.
+ *  3. A slot of a bucket is written after the bucket's latest reduce: by
+ *     streams that took it, and then on the fill stream, after these and the
+ *     stream that made the gradient. Gradient buffers are written on the reduce
+ *     stream only.
  *  4. The entries of a bucket name different parameters: one that comes again
  *     flushes first, so that its sums are added in order.
- *  5. Buckets are reduced in the order in which they were filled.
+ *  5. Buckets are reduced in the order in which they were filled, each once all
+ *     its slots are.
  *  6. The host's buffers are written on the out stream and read on the in
  *     stream. A copy out into one comes after the last copy in from it; one
  *     that goes back to the system does so behind its last copy.
@@ -87,10 +89,11 @@ struct zero_param {
 };
 
 /* A graph's hold on a copy. */
-typedef struct zero_binding {
-    zero_copy *copy; /* NULL: none */
-    int remaining;   /* uses left; -1: not said yet */
-} zero_binding;
+struct tsr_zero_binding {
+    int64_t graph, id; /* for messages */
+    zero_copy *copy;   /* NULL: none */
+    int remaining;     /* uses left; -1: not said yet */
+};
 
 /* A tensor that was offloaded under an id. */
 typedef struct zero_tensor {
@@ -101,10 +104,10 @@ typedef struct zero_tensor {
 } zero_tensor;
 
 typedef struct zero_graph {
-    tsr_map index; /* parameter id -> binding */
-    TSR_ARRAY(zero_binding) bindings;
-    tsr_map tensor_index;             /* id -> tensors */
-    TSR_ARRAY(zero_tensor *) tensors; /* owned */
+    tsr_map index;                        /* parameter id -> binding */
+    TSR_ARRAY(tsr_zero_binding) bindings; /* callers know their addresses */
+    tsr_map tensor_index;                 /* id -> tensors */
+    TSR_ARRAY(zero_tensor *) tensors;     /* owned */
 } zero_graph;
 
 /* Memory that a tensor was copied back into. */
@@ -119,8 +122,10 @@ typedef struct zero_reload {
 
 typedef struct zero_entry {
     zero_param *param;
-    size_t offset;   /* of its slot */
-    bool accumulate; /* not its first of the step in which it came */
+    size_t offset;     /* of its slot */
+    bool filled;       /* else taken, or its filling failed */
+    uint64_t taken_on; /* bit i: streams[i] may write the slot */
+    bool accumulate;   /* not its first of the step in which it was filled */
 } zero_entry;
 
 typedef struct zero_bucket {
@@ -203,7 +208,10 @@ void zero_host_end_enqueue(zero_queue *queue, zero_work *end, void *memory,
 
 /* The index of a caller's stream in `streams`. */
 tsr_status zero_stream_index(tsr_zero *zero, tsr_stream *stream, int *out);
-/* `waiter` goes on after what `stream` (the caller's) holds now. */
+/* `waiter` goes on after what those of the caller's streams hold now (bit i:
+ * streams[i]). */
+tsr_status zero_after_all(tsr_zero *zero, tsr_stream *waiter, uint64_t streams);
+/* The same for one. */
 tsr_status zero_after(tsr_zero *zero, tsr_stream *waiter, tsr_stream *stream);
 /* `waiter` goes on after what the queue holds now. */
 tsr_status zero_after_queue(tsr_stream *waiter, const zero_queue *queue);
@@ -232,7 +240,7 @@ tsr_status zero_find_graph(const tsr_zero *zero, int64_t id,
                            zero_graph **out_graph);
 /* The graph's binding of a parameter; a graph may bind only what it named. */
 tsr_status zero_find_binding(const tsr_zero *zero, int64_t graph, int64_t id,
-                             zero_binding **out_binding);
+                             tsr_zero_binding **out_binding);
 
 static inline void *zero_address(const tsr_tensor *tensor) {
     return tensor->address ? tensor->address(tensor->context) : tensor->context;
@@ -249,10 +257,10 @@ tsr_status zero_gather(tsr_zero *zero, zero_param *const *params,
 /* A use of the copy ends on streams[index]. */
 tsr_status zero_released_on(tsr_zero *zero, zero_copy *copy, int index);
 /* Ends a binding; its copy goes when nobody else needs it. */
-tsr_status zero_end_binding(tsr_zero *zero, zero_binding *binding);
+tsr_status zero_end_binding(tsr_zero *zero, tsr_zero_binding *binding);
 /* The same where releases are missing: after everything that the copy's readers
  * hold now. Nothing bound: nothing happens. */
-tsr_status zero_unbind(tsr_zero *zero, zero_binding *binding);
+tsr_status zero_unbind(tsr_zero *zero, tsr_zero_binding *binding);
 /* Drops copies that nobody is bound to and that are of no use. */
 tsr_status zero_sweep(tsr_zero *zero, zero_param *param);
 /* Frees a copy that nobody is bound to; it must be in its parameter's list. */
@@ -294,17 +302,30 @@ void zero_param_release(tsr_zero *zero, zero_param *param);
 
 /* ---- eager_bucket.c ---- */
 
-/* A gradient of the parameter waits in a bucket. */
-bool zero_waits(const tsr_zero *zero, const zero_param *param);
+/* Of a bucket that holds no larger gradient. */
+size_t zero_bucket_bytes(const tsr_zero *zero);
+/* Room for `bytes`, all of the bucket being free. */
+tsr_status zero_bucket_reserve(tsr_zero *zero, zero_bucket *bucket,
+                               size_t bytes);
 /* Reduces what waits in the bucket that is being filled. */
 tsr_status zero_flush(tsr_zero *zero);
-/* Stage 1: puts sums of earlier micro-steps that the last one did not add to
- * into buckets. */
-tsr_status zero_flush_kept(tsr_zero *zero);
-void zero_kept_release(tsr_zero *zero, zero_param *param);
+/* Drops it; the memory is free behind those who write slots now. */
+tsr_status zero_drop_waiting(tsr_zero *zero);
 /* Takes the memory of symmetric buckets. Collective, blocking; all ranks fail
  * alike. */
 tsr_status zero_share_buckets(tsr_zero *zero);
 void zero_bucket_release(tsr_zero *zero, zero_bucket *bucket);
+
+/* ---- eager_slot.c ---- */
+
+/* The parameter has a slot in the bucket that is being filled. */
+bool zero_waits(const tsr_zero *zero, const zero_param *param);
+/* FAILED_PRECONDITION naming the first parameter whose slot was taken and not
+ * filled: on all ranks, hence not a reason to give up. */
+tsr_status zero_check_filled(const tsr_zero *zero);
+/* Stage 1: puts sums of earlier micro-steps that the last one did not add to
+ * into buckets. */
+tsr_status zero_flush_kept(tsr_zero *zero);
+void zero_kept_release(tsr_zero *zero, zero_param *param);
 
 #endif

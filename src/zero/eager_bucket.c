@@ -1,7 +1,9 @@
-/* Gradient buckets: slots filled on the fill stream, reduced together.
+/* Gradient buckets: their memory, and their way over the wire.
  *
- *   empty --[reduce_grad]--> filling --[full, or end_backward]--> on the wire
+ *   empty --[reduce_grad, grad_slot]--> filling
+ *   filling --[full, or end_backward]--> on the wire
  *   on the wire --[event reduced]--> empty
+ *   filling --[abort_step]--> dropped --[event reduced]--> empty
  *
  * A bucket costs bucket_bytes, or a larger gradient's slot; it is allocated
  * when first used and kept. A symmetric one costs bucket_bytes from the first
@@ -9,100 +11,17 @@
 #include "base/half.h"
 #include "zero/eager.h"
 
-#include <string.h>
-
-/* ---- filling ---- */
-
-/* One gradient into its slot, with a zeroed tail. Stage 1: into the sum that
- * is kept of the step's micro-steps, or that sum and the last one into a slot.
- */
-typedef struct fill_task {
-    const void *from;
-    float *kept;          /* (count) NULL: no earlier micro-steps */
-    bool kept_valid;      /* kept holds a sum */
-    void *to;             /* NULL: add to kept only */
-    size_t count, padded; /* elements */
-    tsr_dtype dtype;
-    float scale; /* before the sum; 1: none */
-} fill_task;
-
-/* `from` NULL: nothing but kept. */
-static void add_to_kept(const fill_task *task) {
-    for (size_t i = 0; i < task->count; i++) {
-        float value =
-            task->from ? tsr_load_real(task->from, task->dtype, i) * task->scale
-                       : 0.0f;
-        if (task->kept && task->kept_valid)
-            value += task->kept[i];
-        if (task->to)
-            tsr_store_real(task->to, task->dtype, i, value);
-        else
-            task->kept[i] = value;
-    }
-}
-
-static tsr_status run_fill(void *context) {
-    const fill_task *task = context;
-    size_t size = tsr_dtype_bytes(task->dtype);
-    if (task->kept || task->scale < 1.0f)
-        add_to_kept(task);
-    else if (task->count > 0)
-        memcpy(task->to, task->from, task->count * size);
-    if (task->to)
-        memset((char *)task->to + task->count * size, 0,
-               (task->padded - task->count) * size);
-    return TSR_OK;
-}
-
-/* Elements of a parameter's slot. */
-static size_t slot_count(const tsr_zero *zero, const zero_param *param) {
-    return zero->options.settings.stage == 3
-               ? (size_t)(param->shard * zero->world)
-               : (size_t)param->numel;
-}
-
-static size_t slot_bytes(const tsr_zero *zero, const zero_param *param) {
-    return tsr_round_up(slot_count(zero, param) *
-                            tsr_dtype_bytes(param->desc.communicated_dtype),
-                        64);
-}
-
-/* slot NULL: keeps the gradient for the step's last micro-step. */
-static tsr_status fill_slot(tsr_zero *zero, zero_param *param, const void *grad,
-                            char *slot) {
-    fill_task *task;
-    size_t kept_bytes = (size_t)param->numel * sizeof(float);
-    bool before = zero->options.settings.average == TSR_AVERAGE_BEFORE;
-    if (!slot && !param->kept && kept_bytes > 0) {
-        TSR_TRY(zero->allocator.alloc(zero->allocator.context, kept_bytes,
-                                      zero->fill.stream,
-                                      (void **)&param->kept));
-        zero->held.buckets += kept_bytes;
-    }
-    TSR_TRY(zero_own(&zero->fill, 1, sizeof *task, (void **)&task));
-    *task = (fill_task){.from = grad,
-                        .kept = slot && !param->kept_valid ? NULL : param->kept,
-                        .kept_valid = param->kept_valid,
-                        .to = slot,
-                        .count = (size_t)param->numel,
-                        .padded = slot_count(zero, param),
-                        .dtype = param->desc.communicated_dtype,
-                        .scale = before ? 1.0f / (float)zero->world : 1.0f};
-    param->kept_valid = !slot;
-    TSR_TRY(zero_enqueue_owned(run_fill, task));
-    return tsr_stream_record(zero->fill.stream, zero->fill.end);
-}
-
 /* ---- memory ---- */
 
-static size_t bucket_bytes(const tsr_zero *zero) {
+size_t zero_bucket_bytes(const tsr_zero *zero) {
     return tsr_round_up(zero->options.settings.bucket_bytes, 64);
 }
 
 /* Each rank's buckets begin on a page of their own. */
 tsr_status zero_share_buckets(tsr_zero *zero) {
     const tsr_zero_settings *settings = &zero->options.settings;
-    size_t count = settings->double_buffer ? 2 : 1, one = bucket_bytes(zero);
+    size_t count = settings->double_buffer ? 2 : 1,
+           one = zero_bucket_bytes(zero);
     if (!settings->symmetric_memory || settings->stage < 3 || zero->shared)
         return TSR_OK;
     if (one > SIZE_MAX / 4 / (size_t)zero->world)
@@ -133,10 +52,11 @@ static tsr_status grow_own(tsr_zero *zero, zero_bucket *bucket, size_t bytes) {
     return tsr_stream_record(zero->reduce.stream, bucket->reduced);
 }
 
-/* Room for `bytes`, all of the bucket being free. What the shared memory has no
- * room for lies in private memory, on all ranks alike. */
-static tsr_status reserve(tsr_zero *zero, zero_bucket *bucket, size_t bytes) {
-    size_t one = bucket_bytes(zero);
+/* What the shared memory has no room for lies in private memory, on all ranks
+ * alike. */
+tsr_status zero_bucket_reserve(tsr_zero *zero, zero_bucket *bucket,
+                               size_t bytes) {
+    size_t one = zero_bucket_bytes(zero);
     if (bucket->shared && bytes <= one) {
         bucket->memory = bucket->shared;
         return TSR_OK;
@@ -146,17 +66,6 @@ static tsr_status reserve(tsr_zero *zero, zero_bucket *bucket, size_t bytes) {
                          tsr_round_up(one > bytes ? one : bytes, 64)));
     bucket->memory = bucket->own;
     return TSR_OK;
-}
-
-void zero_kept_release(tsr_zero *zero, zero_param *param) {
-    size_t bytes = (size_t)param->numel * sizeof(float);
-    if (param->kept) {
-        zero->allocator.free(zero->allocator.context, param->kept, bytes,
-                             zero->fill.stream);
-        zero->held.buckets -= bytes;
-    }
-    param->kept = NULL;
-    param->kept_valid = false;
 }
 
 void zero_bucket_release(tsr_zero *zero, zero_bucket *bucket) {
@@ -290,67 +199,14 @@ tsr_status zero_flush(tsr_zero *zero) {
     return bucket->entries.count == 0 ? TSR_OK : flush(zero, bucket);
 }
 
-/* ---- the call ---- */
-
-bool zero_waits(const tsr_zero *zero, const zero_param *param) {
-    const zero_bucket *bucket = &zero->buckets[zero->filling];
-    for (size_t i = 0; i < bucket->entries.count; i++)
-        if (bucket->entries.data[i].param == param)
-            return true;
-    return false;
-}
-
-/* Into a slot of a bucket with room. grad NULL: what was kept of it. */
-static tsr_status put_in_bucket(tsr_zero *zero, zero_param *param,
-                                const void *grad) {
-    size_t bytes = slot_bytes(zero, param);
-    if (zero_waits(zero, param) || zero->buckets[zero->filling].used + bytes >
-                                       zero->options.settings.bucket_bytes)
-        TSR_TRY(zero_flush(zero));
+tsr_status zero_drop_waiting(tsr_zero *zero) {
     zero_bucket *bucket = &zero->buckets[zero->filling];
-    TSR_TRY(TSR_ARRAY_RESERVE(&bucket->entries, 1));
-    if (bucket->entries.count == 0) { /* the copy waits, not the caller */
-        TSR_TRY(reserve(zero, bucket, bytes));
-        TSR_TRY(tsr_stream_wait(zero->fill.stream, bucket->reduced));
-    }
-    TSR_TRY(fill_slot(zero, param, grad, bucket->memory + bucket->used));
-    TSR_ARRAY_PUSH(&bucket->entries,
-                   ((zero_entry){param, bucket->used, param->reduced}));
-    param->reduced = true;
-    bucket->used += bytes;
-    return TSR_OK;
-}
-
-tsr_status zero_flush_kept(tsr_zero *zero) {
-    for (size_t p = 0; p < zero->params.count; p++)
-        if (zero->params.data[p]->kept_valid)
-            TSR_TRY(put_in_bucket(zero, zero->params.data[p], NULL));
-    return TSR_OK;
-}
-
-static tsr_status add_grad(tsr_zero *zero, zero_param *param, const void *grad,
-                           tsr_stream *stream) {
-    bool keep = zero->options.settings.stage == 1 && !zero->last_micro_step;
-    TSR_TRY(zero_after(zero, zero->fill.stream, stream));
-    return keep ? fill_slot(zero, param, grad, NULL)
-                : put_in_bucket(zero, param, grad);
-}
-
-tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph, int64_t id,
-                                const void *grad, tsr_stream *stream) {
-    zero_param *param = NULL;
-    zero_binding *binding = NULL;
-    TSR_TRY(zero_find_param(zero, id, &param));
-    TSR_TRY(zero_find_binding(zero, graph, id, &binding));
-    if (zero->profiling)
-        return TSR_OK;
-    if (param->desc.frozen)
-        return tsr_error(TSR_INVALID_ARGUMENT,
-                         "parameter %lld is frozen and has no gradient",
-                         (long long)id);
-    if (!grad && param->numel > 0)
-        return tsr_error(TSR_INVALID_ARGUMENT,
-                         "parameter %lld: its gradient is NULL", (long long)id);
-    TSR_TRY(tsr_zero_seal(zero, stream));
-    return zero_give_up(zero, add_grad(zero, param, grad, stream));
+    uint64_t writers = 0;
+    for (size_t i = 0; i < bucket->entries.count; i++)
+        writers |= bucket->entries.data[i].taken_on;
+    bucket->entries.count = 0;
+    bucket->used = 0;
+    TSR_TRY(zero_after_all(zero, zero->reduce.stream, writers));
+    TSR_TRY(zero_after_queue(zero->reduce.stream, &zero->fill));
+    return tsr_stream_record(zero->reduce.stream, bucket->reduced);
 }

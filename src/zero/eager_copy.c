@@ -53,14 +53,14 @@ tsr_status zero_released_on(tsr_zero *zero, zero_copy *copy, int index) {
                              zero->streams[index].event);
 }
 
-tsr_status zero_end_binding(tsr_zero *zero, zero_binding *binding) {
+tsr_status zero_end_binding(tsr_zero *zero, tsr_zero_binding *binding) {
     zero_copy *copy = binding->copy;
-    *binding = (zero_binding){0};
+    binding->copy = NULL;
     copy->bindings--;
     return drop_unless_wanted(zero, copy);
 }
 
-tsr_status zero_unbind(tsr_zero *zero, zero_binding *binding) {
+tsr_status zero_unbind(tsr_zero *zero, tsr_zero_binding *binding) {
     zero_copy *copy = binding->copy;
     if (!copy)
         return TSR_OK;

@@ -83,8 +83,8 @@ static tsr_status check_gather(const tsr_zero *zero, const zero_param *param,
 }
 
 /* Binds the latest version's copy, gathered if there is none. */
-static tsr_status bind(tsr_zero *zero, zero_binding *binding, zero_param *param,
-                       tsr_dtype dtype, tsr_stream *stream) {
+static tsr_status bind(tsr_zero *zero, tsr_zero_binding *binding,
+                       zero_param *param, tsr_dtype dtype, tsr_stream *stream) {
     int index;
     TSR_TRY(zero_stream_index(zero, stream, &index));
     if (!zero_valid_copy(param, dtype))
@@ -95,7 +95,8 @@ static tsr_status bind(tsr_zero *zero, zero_binding *binding, zero_param *param,
         TSR_TRY(zero_released_on(zero, binding->copy, index));
         TSR_TRY(zero_unbind(zero, binding));
     }
-    *binding = (zero_binding){copy, -1};
+    binding->copy = copy;
+    binding->remaining = -1;
     return TSR_OK;
 }
 
@@ -103,13 +104,13 @@ tsr_status tsr_zero_allgather_param(tsr_zero *zero, int64_t graph, int64_t id,
                                     tsr_dtype dtype, tsr_stream *stream,
                                     tsr_view *out_view) {
     zero_param *param = NULL;
-    zero_binding *binding = NULL;
+    tsr_zero_binding *binding = NULL;
     TSR_TRY(zero_find_param(zero, id, &param));
     TSR_TRY(zero_find_binding(zero, graph, id, &binding));
     TSR_TRY(check_gather(zero, param, dtype));
     TSR_TRY(tsr_zero_seal(zero, stream));
     TSR_TRY(zero_give_up(zero, bind(zero, binding, param, dtype, stream)));
-    *out_view = (tsr_view){binding->copy->memory, param->desc.type};
+    *out_view = (tsr_view){binding->copy->memory, param->desc.type, binding};
     out_view->type.dtype = dtype;
     return TSR_OK;
 }
@@ -137,42 +138,54 @@ done:
     return zero_give_up(zero, status);
 }
 
-tsr_status tsr_zero_wait_allgather(tsr_zero *zero, int64_t graph, int64_t id,
-                                   tsr_stream *stream) {
-    zero_binding *binding = NULL;
+tsr_status tsr_zero_wait_binding(tsr_zero *zero, tsr_zero_binding *binding,
+                                 tsr_stream *stream) {
     int index;
-    TSR_TRY(zero_find_binding(zero, graph, id, &binding));
     if (!binding->copy)
         return tsr_error(
             TSR_FAILED_PRECONDITION,
             "graph %lld waits for parameter %lld, which it has not gathered",
-            (long long)graph, (long long)id);
+            (long long)binding->graph, (long long)binding->id);
     TSR_TRY(zero_stream_index(zero, stream, &index));
     binding->copy->read_on |= UINT64_C(1) << index;
     TSR_TRY(tsr_stream_wait(stream, binding->copy->gathered));
     return tsr_comm_poll(zero->options.gather_comm, NULL);
 }
 
-tsr_status tsr_zero_release_param(tsr_zero *zero, int64_t graph, int64_t id,
-                                  int users, tsr_stream *stream) {
-    zero_binding *binding = NULL;
-    int index;
+tsr_status tsr_zero_wait_allgather(tsr_zero *zero, int64_t graph, int64_t id,
+                                   tsr_stream *stream) {
+    tsr_zero_binding *binding = NULL;
     TSR_TRY(zero_find_binding(zero, graph, id, &binding));
+    return tsr_zero_wait_binding(zero, binding, stream);
+}
+
+tsr_status tsr_zero_release_binding(tsr_zero *zero, tsr_zero_binding *binding,
+                                    int users, tsr_stream *stream) {
+    int index;
     if (users < 1)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "parameter %lld: %d users; at least 1 is needed",
-                         (long long)id, users);
+                         (long long)binding->id, users);
     if (!binding->copy)
-        return zero->profiling ? TSR_OK
-                               : tsr_error(TSR_FAILED_PRECONDITION,
-                                           "graph %lld releases parameter "
-                                           "%lld, which it has not gathered",
-                                           (long long)graph, (long long)id);
+        return zero->profiling
+                   ? TSR_OK
+                   : tsr_error(TSR_FAILED_PRECONDITION,
+                               "graph %lld releases parameter %lld, which it "
+                               "has not gathered",
+                               (long long)binding->graph,
+                               (long long)binding->id);
     TSR_TRY(zero_stream_index(zero, stream, &index));
     TSR_TRY(zero_released_on(zero, binding->copy, index));
     if (binding->remaining < 0)
         binding->remaining = users;
     return --binding->remaining > 0 ? TSR_OK : zero_end_binding(zero, binding);
+}
+
+tsr_status tsr_zero_release_param(tsr_zero *zero, int64_t graph, int64_t id,
+                                  int users, tsr_stream *stream) {
+    tsr_zero_binding *binding = NULL;
+    TSR_TRY(zero_find_binding(zero, graph, id, &binding));
+    return tsr_zero_release_binding(zero, binding, users, stream);
 }
 
 /* ---- versions ---- */

@@ -22,7 +22,7 @@ tsr_status zero_find_graph(const tsr_zero *zero, int64_t id,
 }
 
 tsr_status zero_find_binding(const tsr_zero *zero, int64_t graph, int64_t id,
-                             zero_binding **out_binding) {
+                             tsr_zero_binding **out_binding) {
     zero_graph *found = NULL;
     TSR_TRY(zero_find_graph(zero, graph, &found));
     int32_t binding = tsr_map_get(&found->index, id);
@@ -35,8 +35,8 @@ tsr_status zero_find_binding(const tsr_zero *zero, int64_t graph, int64_t id,
 }
 
 static tsr_status fill_graph(const tsr_zero *zero, zero_graph *graph,
-                             const int64_t *ids, size_t count) {
-    TSR_TRY(TSR_ARRAY_RESERVE(&graph->bindings, count));
+                             int64_t id, const int64_t *ids, size_t count) {
+    TSR_TRY(TSR_ARRAY_RESERVE(&graph->bindings, count)); /* it never grows */
     for (size_t i = 0; i < count; i++) {
         zero_param *param = NULL;
         TSR_TRY(zero_find_param(zero, ids[i], &param));
@@ -44,7 +44,8 @@ static tsr_status fill_graph(const tsr_zero *zero, zero_graph *graph,
             continue;
         TSR_TRY(
             tsr_map_set(&graph->index, ids[i], (int32_t)graph->bindings.count));
-        TSR_ARRAY_PUSH(&graph->bindings, (zero_binding){0});
+        TSR_ARRAY_PUSH(&graph->bindings,
+                       ((tsr_zero_binding){.graph = id, .id = ids[i]}));
     }
     return TSR_OK;
 }
@@ -74,7 +75,7 @@ tsr_status tsr_zero_register_graph(tsr_zero *zero, int64_t id,
     zero_graph *graph = NULL;
     int32_t index = tsr_map_get(&zero->graph_index, id);
     TSR_TRY_GOTO(tsr_alloc(1, sizeof *graph, (void **)&graph));
-    TSR_TRY_GOTO(fill_graph(zero, graph, ids, count));
+    TSR_TRY_GOTO(fill_graph(zero, graph, id, ids, count));
     if (index >= 0) {
         TSR_TRY_GOTO(end_graph(zero, zero->graphs.data[index]));
         zero_graph_release(zero->graphs.data[index]);

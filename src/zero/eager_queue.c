@@ -256,11 +256,24 @@ tsr_status zero_stream_index(tsr_zero *zero, tsr_stream *stream, int *out) {
     return TSR_OK;
 }
 
+static tsr_status after_index(tsr_zero *zero, tsr_stream *waiter, int index) {
+    const zero_stream *at = &zero->streams[index];
+    TSR_TRY(tsr_stream_record(at->stream, at->event));
+    return tsr_stream_wait(waiter, at->event);
+}
+
+tsr_status zero_after_all(tsr_zero *zero, tsr_stream *waiter,
+                          uint64_t streams) {
+    for (int i = 0; i < zero->stream_count; i++)
+        if (streams >> i & 1)
+            TSR_TRY(after_index(zero, waiter, i));
+    return TSR_OK;
+}
+
 tsr_status zero_after(tsr_zero *zero, tsr_stream *waiter, tsr_stream *stream) {
     int index;
     TSR_TRY(zero_stream_index(zero, stream, &index));
-    TSR_TRY(tsr_stream_record(stream, zero->streams[index].event));
-    return tsr_stream_wait(waiter, zero->streams[index].event);
+    return after_index(zero, waiter, index);
 }
 
 tsr_status zero_after_queue(tsr_stream *waiter, const zero_queue *queue) {

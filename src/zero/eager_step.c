@@ -55,6 +55,7 @@ static tsr_status end_micro_step(tsr_zero *zero, tsr_stream *stream) {
 tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream) {
     if (zero->profiling)
         return TSR_OK;
+    TSR_TRY(zero_check_filled(zero));
     TSR_TRY(zero_give_up(zero, end_micro_step(zero, stream)));
     return tsr_comm_poll(zero->options.reduce_comm, NULL);
 }
@@ -63,17 +64,12 @@ tsr_status tsr_zero_abort_step(tsr_zero *zero, tsr_stream *stream) {
     TSR_TRY(zero_after(zero, zero->gather.stream, stream));
     for (size_t g = 0; g < zero->graphs.count; g++)
         TSR_TRY(zero_unbind_all(zero, zero->graphs.data[g]));
-    for (int b = 0; b < 2; b++) {
-        zero->buckets[b].entries.count = 0;
-        zero->buckets[b].used = 0;
-    }
     for (size_t p = 0; p < zero->params.count; p++)
         zero->params.data[p]->reduced = zero->params.data[p]->kept_valid =
             false;
     zero->step_open = false;
     zero->last_micro_step = false;
-    /* Slots that nobody reduces are still being filled: before the reduce
-     * stream frees them, it waits. */
-    TSR_TRY(zero_after_queue(zero->reduce.stream, &zero->fill));
+    TSR_TRY(zero_after(zero, zero->reduce.stream, stream)); /* writes slots */
+    TSR_TRY(zero_drop_waiting(zero));
     return join_gradients(zero, stream);
 }
