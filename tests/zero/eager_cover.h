@@ -18,6 +18,12 @@
     X(mixed_grad_dtypes) X(frozen_refused) X(grads_reused_after_wait) \
     X(grads_read_in_order) X(zeroed_unreduced) X(aborted) \
     X(aborted_with_waiting) X(profiled_reduce) X(profiled_release) \
+    X(slot_taken) X(slot_taken_twice) X(slot_reused) X(slot_beyond_bucket) \
+    X(slot_none) X(slot_made_in_place) X(slot_made_in_place_on_other_stream) \
+    X(slot_scaled_in_place) X(slot_with_kept_sum) X(slot_copied_into) \
+    X(slot_dropped) X(slot_holds_up_flush) X(slot_holds_up_end) \
+    X(full_bucket_left) X(full_bucket_waits_for_slot) X(handle_waited) \
+    X(handle_released) X(handle_of_nothing) \
     X(weights_written_in_order) X(weights_written_after_sync) \
     X(shard_moved) X(grad_moved) X(grad_moved_while_waiting) \
     X(registered_anew) X(registered_anew_in_other_shape) \

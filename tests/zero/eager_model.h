@@ -31,6 +31,7 @@ typedef struct model_param {
     bool reduced; /* in this step: later gradients add */
     bool known;   /* what its buffer holds */
     bool waiting; /* `pending` waits in a bucket */
+    bool taken;   /* its slot is, and was not filled */
     bool adds;    /* `pending` will add to the buffer */
     bool kept;    /* stage 1: a sum waits for the last micro-step */
     bool keeps;   /* that sum has memory */

@@ -42,9 +42,9 @@ static inline void model_flush(model *m) {
     m->filling ^= m->settings->double_buffer;
 }
 
-/* `pending` into a slot: of a bucket with room, of another parameter each. A
- * slot beyond what is shared lies in memory of the bucket's own. */
-static inline void model_put(model *m, int id) {
+/* A slot of a bucket with room, of another parameter each. One beyond what is
+ * shared lies in memory of the bucket's own. */
+static inline void model_take(model *m, int id) {
     model_param *param = &m->params[id];
     size_t bytes = model_slot_bytes(m, param);
     size_t room = model_round_up(m->settings->bucket_bytes);
@@ -55,18 +55,61 @@ static inline void model_put(model *m, int id) {
         size_t own = bytes > room ? bytes : room;
         bucket->bytes = bucket->bytes > own ? bucket->bytes : own;
     }
+    param->taken = true;
+}
+
+/* A slot in the bucket that is being filled was taken and not filled. */
+static inline bool model_holds_up(const model *m) {
+    const model_bucket *bucket = &m->buckets[m->filling];
+    for (int i = 0; i < bucket->count; i++)
+        if (m->params[bucket->params[i]].taken)
+            return true;
+    return false;
+}
+
+static inline bool model_full(const model *m) {
+    return m->buckets[m->filling].used >= m->settings->bucket_bytes;
+}
+
+/* `pending` is in its slot. */
+static inline void model_fill(model *m, int id) {
+    model_param *param = &m->params[id];
+    param->taken = false;
     param->waiting = true;
     param->adds = param->reduced;
     param->reduced = true;
+    if (model_full(m) && !model_holds_up(m))
+        model_flush(m);
+}
+
+static inline bool model_no_room(const model *m, int id) {
+    const model_param *param = &m->params[id];
+    return !param->taken &&
+           (param->waiting ||
+            m->buckets[m->filling].used + model_slot_bytes(m, param) >
+                m->settings->bucket_bytes);
 }
 
 /* Before `pending` changes. */
 static inline void model_make_room(model *m, int id) {
-    const model_param *param = &m->params[id];
-    if (param->waiting ||
-        m->buckets[m->filling].used + model_slot_bytes(m, param) >
-            m->settings->bucket_bytes)
+    if (model_no_room(m, id))
         model_flush(m);
+    if (!m->params[id].taken)
+        model_take(m, id);
+}
+
+/* Stage 1: in memory of its own until the last micro-step. */
+static inline bool model_keeps(const model *m, int id) {
+    return m->settings->stage == 1 && !m->last && !m->params[id].taken;
+}
+
+/* What reduce_grad and grad_slot refuse. */
+static inline tsr_status model_can_reduce(const model *m, const op *at) {
+    if (m->params[at->id].frozen)
+        return TSR_INVALID_ARGUMENT;
+    if (model_keeps(m, at->id) || !model_no_room(m, at->id))
+        return TSR_OK;
+    return model_holds_up(m) ? TSR_FAILED_PRECONDITION : TSR_OK;
 }
 
 /* ---- calls ---- */
@@ -77,10 +120,9 @@ static inline tsr_status model_reduce(model *m, const op *at) {
     model_param *param = &m->params[at->id];
     if (m->profiling)
         return TSR_OK;
-    if (param->frozen)
-        return TSR_INVALID_ARGUMENT;
+    TSR_TRY(model_can_reduce(m, at));
     TSR_TRY(model_seal(m));
-    bool keep = m->settings->stage == 1 && !m->last;
+    bool keep = model_keeps(m, at->id);
     float *to = keep ? param->earlier : param->pending, biggest = 0;
     float scale =
         m->settings->average == TSR_AVERAGE_NONE ? 1 : 1 / (float)m->world;
@@ -98,7 +140,23 @@ static inline tsr_status model_reduce(model *m, const op *at) {
     param->keeps = param->keeps || (keep && param->numel > 0);
     param->micro_step = m->micro_step;
     if (!keep)
-        model_put(m, at->id);
+        model_fill(m, at->id);
+    return TSR_OK;
+}
+
+/* *out_there: a slot is given, else NULL. */
+static inline tsr_status model_grad_slot(model *m, const op *at,
+                                         bool *out_there) {
+    *out_there = false;
+    TSR_TRY(model_find(m, at->graph, at->id));
+    if (m->profiling)
+        return TSR_OK;
+    TSR_TRY(model_can_reduce(m, at));
+    if (model_keeps(m, at->id))
+        return TSR_OK;
+    TSR_TRY(model_seal(m));
+    model_make_room(m, at->id);
+    *out_there = true;
     return TSR_OK;
 }
 
@@ -116,9 +174,11 @@ static inline void model_zero(model_param *param) {
     param->known = true;
 }
 
-static inline void model_end_backward(model *m, int stream) {
+static inline tsr_status model_end_backward(model *m, int stream) {
     if (m->profiling)
-        return;
+        return TSR_OK;
+    if (model_holds_up(m))
+        return TSR_FAILED_PRECONDITION;
     for (int p = 0; m->last && p < PROGRAM_PARAMS; p++) {
         model_param *param = &m->params[p];
         if (!param->registered || !param->kept)
@@ -126,7 +186,7 @@ static inline void model_end_backward(model *m, int stream) {
         model_make_room(m, p);
         memcpy(param->pending, param->earlier, sizeof param->pending);
         param->kept = false;
-        model_put(m, p);
+        model_fill(m, p);
     }
     model_flush(m);
     for (int p = 0; p < PROGRAM_PARAMS; p++) {
@@ -142,6 +202,7 @@ static inline void model_end_backward(model *m, int stream) {
         m->shards_free |= 1u << stream;
         m->open = false;
     }
+    return TSR_OK;
 }
 
 static inline void model_abort(model *m, int stream) {
@@ -150,7 +211,7 @@ static inline void model_abort(model *m, int stream) {
     for (int p = 0; p < PROGRAM_PARAMS; p++) {
         model_param *param = &m->params[p];
         param->known = param->known && !param->reduced;
-        param->reduced = param->kept = param->waiting = false;
+        param->reduced = param->kept = param->waiting = param->taken = false;
         param->readable |= 1u << stream;
     }
     for (int b = 0; b < 2; b++) {
@@ -165,7 +226,7 @@ static inline void model_abort(model *m, int stream) {
 static inline tsr_status model_register(model *m, const op *at,
                                         const tsr_zero_param *desc) {
     model_param *param = &m->params[at->id];
-    if (param->waiting || param->away)
+    if (param->waiting || param->taken || param->away)
         return TSR_FAILED_PRECONDITION;
     if (!param->registered)
         param->order = m->registered++;

@@ -22,18 +22,19 @@ enum {
 
 /* op, how often it comes by itself, its arguments: %z zero, %g graph, %p
  * parameter, %t tensor, %s stream, %n %k numbers, %d dtype, %D four of them,
- * %l list of parameters with dtypes, %P %T sets of parameters and tensors, %f
- * flags of a parameter. */
+ * %h one of two ways, %l list of parameters with dtypes, %P %T sets of
+ * parameters and tensors, %f flags of a parameter. */
 /* clang-format off */
 #define PROGRAM_KINDS(X) \
     X(register_param, 2, "%z, %p, %n elements, granule %k, %D, %f, %s") \
     X(register_graph, 2, "%z, %g, %P") \
     X(allgather_param, 10, "%z, %g, %p, %d, %s") \
-    X(wait_allgather, 7, "%z, %g, %p, %s") \
+    X(wait_allgather, 7, "%z, %g, %p, handle %h, %s") \
     X(read, 8, "%z, %g, %p, %s") \
-    X(release_param, 8, "%z, %g, %p, users %n, %s") \
+    X(release_param, 8, "%z, %g, %p, users %n, handle %h, %s") \
     X(prefetch_params_fused, 3, "%z, %l, dtypes %n, %s") \
-    X(reduce_grad, 8, "%z, %g, %p, call %n, %s") \
+    X(grad_slot, 4, "%z, %g, %p, call %n, %s") \
+    X(reduce_grad, 8, "%z, %g, %p, call %n, own memory %h, %s") \
     X(wait_grads_copied, 2, "%z, %s") \
     X(start_backward, 3, "%z, update %n") \
     X(end_backward, 4, "%z, %s") \
@@ -81,6 +82,8 @@ typedef enum param_flag {
 typedef struct op {
     op_kind kind;
     int zero, graph, id, stream, n, k;
+    int other; /* wait, release: through the handle; reduce_grad: from memory of
+                  its own, though a slot is taken */
     unsigned mask;       /* parameters, tensors or flags */
     tsr_dtype dtypes[4]; /* stored, gathered, communicated, accumulated;
                             or of `list` */

@@ -47,6 +47,7 @@ static inline int draw_number(maker *self, op_kind kind) {
         return sizes[draw(&self->state, 9)];
     case OP_release_param:
         return chance(self, 12) ? 0 : 1 + draw(&self->state, 3);
+    case OP_grad_slot:
     case OP_reduce_grad:
         return self->calls++ % 100;
     case OP_offload_tensor: /* often one that the pool has */
@@ -91,6 +92,7 @@ static inline op draw_op(maker *self, op_kind kind) {
     made.n = draw_number(self, kind);
     made.k = granules[draw(&self->state, 5)];
     made.mask = draw_mask(self, kind);
+    made.other = chance(self, kind == OP_reduce_grad ? 4 : 2);
     made.list_count = draw(&self->state, PROGRAM_LIST + 1);
     if (kind >= OP_offload_tensor && kind <= OP_read_tensor)
         made.id = draw(&self->state, PROGRAM_TENSORS);
@@ -189,13 +191,37 @@ static inline void make_shared_use(maker *self) {
     }
 }
 
+/* Its gradient is made in its slot, or given up for another one. */
+static inline void make_gradient_in_slot(maker *self) {
+    int id = self->id;
+    if (chance(self, 3))
+        step(self, OP_dawdle, -1);
+    step(self, OP_grad_slot, -1);
+    if (chance(self, 4))
+        self->stream = draw(&self->state, PROGRAM_STREAMS);
+    if (chance(self, 6))
+        step(self, OP_grad_slot, -1);
+    if (chance(self, 5)) { /* another one, before or behind it */
+        self->id = draw(&self->state, PROGRAM_PARAMS);
+        step(self, chance(self, 2) ? OP_grad_slot : OP_reduce_grad, -1);
+        if (chance(self, 2))
+            step(self, OP_reduce_grad, -1);
+        self->id = id;
+    }
+    if (!chance(self, 12))
+        step(self, OP_reduce_grad, -1);
+}
+
 static inline void make_micro_step(maker *self, bool last) {
     int reduces = draw(&self->state, 5);
     step(self, OP_start_backward, last);
     for (int i = 0; i < reduces; i++) {
         if (!chance(self, 3))
             self->id = draw(&self->state, PROGRAM_PARAMS);
-        step(self, OP_reduce_grad, -1);
+        if (chance(self, 2))
+            make_gradient_in_slot(self);
+        else
+            step(self, OP_reduce_grad, -1);
         if (chance(self, 20))
             step(self, chance(self, 3) ? OP_register_param : OP_move_grad, -1);
     }
@@ -210,7 +236,7 @@ static inline void make_micro_step(maker *self, bool last) {
 static inline void make_aborted_step(maker *self) {
     step(self, OP_start_backward, 0);
     step(self, OP_dawdle, -1);
-    step(self, OP_reduce_grad, -1);
+    step(self, chance(self, 2) ? OP_grad_slot : OP_reduce_grad, -1);
     self->stream = draw(&self->state, PROGRAM_STREAMS);
     step(self, OP_abort_step, -1);
     make_micro_step(self, true);

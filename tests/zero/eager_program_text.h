@@ -87,6 +87,9 @@ static inline void print_argument(FILE *to, char code, const op *at) {
     case 'k':
         fprintf(to, "%d", code == 'n' ? at->n : at->k);
         break;
+    case 'h':
+        fprintf(to, "%d", at->other);
+        break;
     case 'd':
         fputs(tsr_dtype_name(at->dtypes[0]), to);
         break;
@@ -232,6 +235,8 @@ static inline bool take_argument(const char **at, char code, op *to) {
     case 'n':
     case 'k':
         return take_number(at, 1 << 20, code == 'n' ? &to->n : &to->k);
+    case 'h':
+        return take_number(at, 2, &to->other);
     case 'd':
         return take_dtype(at, &to->dtypes[0]);
     case 'D':

@@ -29,6 +29,7 @@ static inline void run_reset(runner *self, runner_zero *zero, const op *at,
         drop_tensors(self, zero, g);
         m->graphs[g] = false;
     }
+    memset(zero->handles, 0, sizeof zero->handles);
     expect(self, tsr_zero_reset(zero->zero, stream), TSR_OK);
 }
 
@@ -79,6 +80,9 @@ static inline void run_step_op(runner *self, runner_zero *zero, const op *at,
                                tsr_stream *stream) {
     model *m = &zero->model;
     switch (at->kind) {
+    case OP_grad_slot:
+        run_grad_slot(self, zero, at, stream);
+        break;
     case OP_reduce_grad:
         run_reduce(self, zero, at, stream);
         break;
@@ -134,9 +138,7 @@ static inline void run_op(runner *self, const op *at) {
         run_gather(self, zero, at, stream);
         break;
     case OP_wait_allgather:
-        expect(self,
-               tsr_zero_wait_allgather(zero->zero, at->graph, at->id, stream),
-               model_wait(m, at));
+        run_wait(self, zero, at, stream);
         break;
     case OP_read:
         run_read(self, zero, at);

@@ -59,6 +59,12 @@ typedef struct runner_tensor {
     void *source; /* what that borrows; NULL: nothing to be spoiled */
 } runner_tensor;
 
+/* A slot that grad_slot gave, and what was written there since. */
+typedef struct runner_slot {
+    void *memory;
+    int call, stream;
+} runner_slot;
+
 /* Gradients that reduce_grad borrows. */
 typedef struct loan {
     void *memory;
@@ -73,6 +79,8 @@ typedef struct runner_zero {
     model model;
     runner_param params[PROGRAM_PARAMS];
     tsr_view views[PROGRAM_GRAPHS][PROGRAM_PARAMS];
+    tsr_zero_binding *handles[PROGRAM_GRAPHS][PROGRAM_PARAMS];
+    runner_slot slots[PROGRAM_PARAMS];
     loan loans[PROGRAM_OPS];
     int loan_count;
     unsigned grad_readers; /* bit s: gradients were read on stream s */

@@ -48,7 +48,11 @@ static inline void run_gather(runner *self, runner_zero *zero, const op *at,
     if (view.type.dtype != at->dtypes[0] || view.type.dims != 1 ||
         view.type.shape[0] != zero->model.params[at->id].numel)
         fail(self, "the view is not of the parameter's type");
+    if (zero->handles[at->graph][at->id] &&
+        zero->handles[at->graph][at->id] != view.binding)
+        fail(self, "the graph's handle of the parameter is another one");
     zero->views[at->graph][at->id] = view;
+    zero->handles[at->graph][at->id] = view.binding;
 }
 
 /* A stream that has not waited itself comes behind one that has. */
@@ -88,6 +92,26 @@ static inline void run_read(runner *self, runner_zero *zero, const op *at) {
     binding->read |= 1u << at->stream;
 }
 
+/* NULL: by the graph and the parameter. */
+static inline tsr_zero_binding *handle_of(const runner_zero *zero,
+                                          const op *at) {
+    bool found = model_find(&zero->model, at->graph, at->id) == TSR_OK;
+    return found && at->other ? zero->handles[at->graph][at->id] : NULL;
+}
+
+static inline void run_wait(runner *self, runner_zero *zero, const op *at,
+                            tsr_stream *stream) {
+    tsr_zero_binding *handle = handle_of(zero, at);
+    tsr_status expected = model_wait(&zero->model, at);
+    cover_if(self, COVER_handle_waited, handle && expected == TSR_OK);
+    cover_if(self, COVER_handle_of_nothing, handle && expected != TSR_OK);
+    expect(self,
+           handle
+               ? tsr_zero_wait_binding(zero->zero, handle, stream)
+               : tsr_zero_wait_allgather(zero->zero, at->graph, at->id, stream),
+           expected);
+}
+
 /* The last use of the copy comes after what was read on other streams. */
 static inline void run_release(runner *self, runner_zero *zero, const op *at,
                                tsr_stream *stream) {
@@ -105,9 +129,14 @@ static inline void run_release(runner *self, runner_zero *zero, const op *at,
              found && at->n > 0 && binding->copy < 0 && m->profiling);
     cover_if(self, COVER_not_gathered,
              found && at->n > 0 && binding->copy < 0 && !m->profiling);
+    tsr_zero_binding *handle = handle_of(zero, at);
+    tsr_status expected = model_release(m, at);
+    cover_if(self, COVER_handle_released, handle && expected == TSR_OK);
     expect(self,
-           tsr_zero_release_param(zero->zero, at->graph, at->id, at->n, stream),
-           model_release(m, at));
+           handle ? tsr_zero_release_binding(zero->zero, handle, at->n, stream)
+                  : tsr_zero_release_param(zero->zero, at->graph, at->id, at->n,
+                                           stream),
+           expected);
 }
 
 static inline void run_prefetch(runner *self, runner_zero *zero, const op *at,
@@ -309,11 +338,11 @@ static inline bool register_refused(runner *self, const runner_zero *zero,
                                     const op *at, tsr_stream *stream) {
     const model_param *param = &zero->model.params[at->id];
     tsr_zero_param desc = describe(self, at);
-    if (!param->waiting && !param->away)
+    if (!param->waiting && !param->taken && !param->away)
         return false;
     desc.grad.context = self->spoil; /* not used */
-    cover(self, param->waiting ? COVER_register_refused
-                               : COVER_register_refused_on_host);
+    cover(self, param->away ? COVER_register_refused_on_host
+                            : COVER_register_refused);
     expect(self, tsr_zero_register_param(zero->zero, &desc, stream),
            TSR_FAILED_PRECONDITION);
     return true;
@@ -364,6 +393,7 @@ static inline void run_register_graph(runner *self, runner_zero *zero,
     end_reads_behind(self, zero, at->graph, -1);
     model_unbind_graph(m, at->graph);
     drop_tensors(self, zero, at->graph);
+    memset(zero->handles[at->graph], 0, sizeof zero->handles[at->graph]);
     m->graphs[at->graph] = true;
     for (int p = 0; p < PROGRAM_PARAMS; p++)
         m->named[at->graph][p] = at->mask >> p & 1;

@@ -127,13 +127,16 @@ static inline void simplify_op(op *at, int which) {
     case 4:
         at->n = at->kind == OP_reduce_grad ? 1 : at->n;
         break;
+    case 5:
+        at->other = 0;
+        break;
     default: /* one bit of a set */
         if (at->kind != OP_register_param)
-            at->mask &= ~(1u << (which - 5));
+            at->mask &= ~(1u << (which - 6));
         break;
     }
 }
-enum { OP_SIMPLIFICATIONS = 5 + PROGRAM_PARAMS };
+enum { OP_SIMPLIFICATIONS = 6 + PROGRAM_PARAMS };
 
 static inline void simplify_all(shrinker *self) {
     for (int zero = self->best.zero_count - 1; zero >= 0; zero--)
