@@ -383,12 +383,53 @@ static void settings(rank_context *context) {
     }
 }
 
+/* One for each graph and parameter, whatever copy is bound and whoever else
+ * comes and goes; by it or by ids is the same. */
+static void handles(rank_context *context) {
+    eager_rank rank;
+    test_param params[2] = {param_of(4, 5, 3), param_of(5, 70, 3)};
+    rank_open(&rank, context,
+              &(rank_options){.kind = TSR_STREAM_QUEUED,
+                              .delay_seed = 7,
+                              .max_delay_us = 100});
+    register_all(&rank, params, 2);
+    tsr_view view = gather_param(&rank, 1, &params[1], TSR_F32);
+    tsr_zero_binding *handle = view.binding;
+    CHECK(handle);
+    CHECK(gather_param(&rank, 1, &params[0], TSR_F32).binding != handle);
+    CHECK(gather_param(&rank, 2, &params[1], TSR_F32).binding != handle);
+    release_param(&rank, 1, &params[0], 1);
+    for (int64_t graph = 2; graph < 40; graph++) /* 2: registered anew */
+        graph_of(&rank, graph, params, 2);
+    for (int turn = 0; turn < 2; turn++) {
+        tsr_dtype dtype = turn ? TSR_BF16 : TSR_F32;
+        view = gather_param(&rank, 1, &params[1], dtype);
+        CHECK(view.binding == handle);
+        CHECK_OK(tsr_zero_wait_binding(rank.zero, handle, rank.stream));
+        check_view(&rank, &params[1], &view, 0);
+        CHECK_FAILS(tsr_zero_release_binding(rank.zero, handle, 0, rank.stream),
+                    TSR_INVALID_ARGUMENT, "parameter 5: 0 users");
+        CHECK_OK(tsr_zero_release_binding(rank.zero, handle, 3, rank.stream));
+        release_param(&rank, 1, &params[1], 1);
+        check_held(&rank, copy_bytes(&rank, &params[1], dtype));
+        CHECK_OK(tsr_zero_release_binding(rank.zero, handle, 1, rank.stream));
+        check_held(&rank, 0);
+        CHECK_FAILS(tsr_zero_wait_binding(rank.zero, handle, rank.stream),
+                    TSR_FAILED_PRECONDITION, "graph 1 waits for parameter 5");
+        CHECK_FAILS(tsr_zero_release_binding(rank.zero, handle, 1, rank.stream),
+                    TSR_FAILED_PRECONDITION, "graph 1 releases parameter 5");
+    }
+    rank_close(&rank);
+    release_all(params, 2);
+}
+
 int main(void) {
     on_worlds(sizes, NULL);
     on_worlds(shared_by_graphs, NULL);
     on_worlds(versions, NULL);
     on_worlds(persistent, NULL);
     on_worlds(prefetch, NULL);
+    on_worlds(handles, NULL);
     run_threads(2, forced_unbinding, NULL);
     on_worlds(storage_goes_under_views, NULL);
     on_worlds(registered_anew, NULL);

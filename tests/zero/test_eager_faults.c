@@ -32,7 +32,7 @@ static tsr_status gathers(eager_rank *rank, const int64_t ids[2]) {
 
 static tsr_status step(eager_rank *rank, test_param *two) {
     int64_t ids[2] = {4, 5};
-    void *back = NULL;
+    void *back = NULL, *slot;
     for (int p = 0; p < 2; p++)
         TSR_TRY(
             tsr_zero_register_param(rank->zero, &two[p].desc, rank->stream));
@@ -46,6 +46,8 @@ static tsr_status step(eager_rank *rank, test_param *two) {
         for (int p = 0; p < 2; p++)
             TSR_TRY(tsr_zero_reduce_grad(rank->zero, 1, ids[p], two[p].gradient,
                                          rank->stream));
+        TSR_TRY(tsr_zero_grad_slot(rank->zero, 1, 4, rank->stream, &slot));
+        TSR_TRY(tsr_zero_reduce_grad(rank->zero, 1, 4, slot, rank->stream));
         TSR_TRY(tsr_zero_end_backward(rank->zero, rank->stream));
     }
     TSR_TRY(tsr_zero_reload_tensor(rank->zero, 1, 1, rank->stream, &back));

@@ -4,7 +4,7 @@
 #include "base/memory.h"
 #include "zero/eager_rank.h"
 
-enum { STREAMS = 8, PATIENCE_MS = 100000 /* less than RANKS_ALARM */ };
+enum { STREAMS = 10, PATIENCE_MS = 100000 /* less than RANKS_ALARM */ };
 
 /* Shared by the ranks, which are processes: tsr_alloc_fail_at counts over all
  * threads of one. */
@@ -37,6 +37,7 @@ static tsr_status gathers(memory_rank *self) {
 /* Collective calls, and start_backward. */
 static tsr_status collective_calls(memory_rank *self) {
     tsr_zero *zero = self->base.zero;
+    void *slot;
     if (self->base.stage == 3)
         TSR_TRY(gathers(self));
     for (int micro = 0; micro < 2; micro++) {
@@ -44,6 +45,11 @@ static tsr_status collective_calls(memory_rank *self) {
         for (int p = 0; p < 2; p++)
             TSR_TRY(tsr_zero_reduce_grad(zero, 1, 4 + p, self->two[p].gradient,
                                          self->streams[4 + micro]));
+        TSR_TRY(tsr_zero_grad_slot(zero, 1, 5, self->streams[8 + micro],
+                                   &slot)); /* stage 1 has one for the last */
+        TSR_TRY(tsr_zero_reduce_grad(zero, 1, 5,
+                                     slot ? slot : self->two[1].gradient,
+                                     self->streams[8 + micro]));
         TSR_TRY(tsr_zero_end_backward(zero, self->streams[6 + micro]));
     }
     return tsr_zero_synchronize(zero);

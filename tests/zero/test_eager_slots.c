@@ -46,8 +46,8 @@ static rank_options buckets_of(size_t bytes, bool twice) {
 static float *take(eager_rank *rank, int graph, const test_param *param,
                    tsr_stream *stream) {
     void *slot;
-    CHECK_OK(tsr_zero_grad_slot(rank->zero, graph, param->desc.id, stream,
-                                &slot));
+    CHECK_OK(
+        tsr_zero_grad_slot(rank->zero, graph, param->desc.id, stream, &slot));
     CHECK(slot && (uintptr_t)slot % 64 == 0);
     return slot;
 }
@@ -69,8 +69,8 @@ static const void *make(const eager_rank *rank, test_param *param, int call) {
 
 static void write_slot(const test_param *param, void *slot,
                        tsr_stream *stream) {
-    size_t bytes = (size_t)param->numel *
-                   tsr_dtype_bytes(param->desc.communicated_dtype);
+    size_t bytes =
+        (size_t)param->numel * tsr_dtype_bytes(param->desc.communicated_dtype);
     CHECK_OK(tsr_stream_copy(stream, slot, param->gradient, bytes));
 }
 
@@ -288,8 +288,8 @@ static void holds_up_a_flush(rank_context *context) {
     float *slot = take(&rank, 1, &params[1], rank.stream);
     size_t held = tsr_zero_memory_held(rank.zero).buckets;
     for (int turn = 0; turn < 2; turn++) {
-        refuses_flush(
-            tsr_zero_grad_slot(rank.zero, 1, 4, rank.stream, &none), 1);
+        refuses_flush(tsr_zero_grad_slot(rank.zero, 1, 4, rank.stream, &none),
+                      1);
         CHECK(!none);
         refuses_flush(tsr_zero_reduce_grad(rank.zero, 1, 4, params[4].gradient,
                                            rank.stream),
@@ -333,9 +333,8 @@ static void from_elsewhere(rank_context *context) {
     write_slot(&params[4], slot, rank.stream);
     CHECK_OK(tsr_stream_synchronize(rank.stream));
 #define NOT_ITS_OWN(id, address)                                               \
-    CHECK_FAILS(                                                               \
-        tsr_zero_reduce_grad(rank.zero, 1, id, address, rank.stream),          \
-        TSR_INVALID_ARGUMENT, "lies in a bucket")
+    CHECK_FAILS(tsr_zero_reduce_grad(rank.zero, 1, id, address, rank.stream),  \
+                TSR_INVALID_ARGUMENT, "lies in a bucket")
     NOT_ITS_OWN(4, two);
     NOT_ITS_OWN(4, slot + 1);
     NOT_ITS_OWN(2, slot);
