@@ -247,32 +247,31 @@ static void in_the_order_taken(rank_context *context) {
 /* The gradient buffer is written without anybody asking for more. */
 static void full_leaves_at_once(rank_context *context) {
     eager_rank rank;
-    test_param params[PARAMS];
+    test_param params[PARAMS], small = param_of(5, 1, 1);
     rank_options options = buckets_of(128, *(bool *)context->argument);
     float scale = 1 / (float)context->world;
     rank_open(&rank, context, &options);
     open_params(&rank, params, TSR_F32);
+    param_register(&rank, &small);
+    CHECK_OK(tsr_zero_register_graph(rank.zero, 3, &small.desc.id, 1));
     CHECK_OK(tsr_zero_start_backward(rank.zero, false));
     reduce_call(&rank, 1, &params[4], 0); /* larger than a bucket */
     check_grad(&rank, &params[4], 1, scale);
-    reduce_call(&rank, 1, &params[1], 0); /* 64 bytes: waits */
-    check_grad(&rank, &params[1], 0, scale);
-    int64_t small = 5;
-    test_param fifth = param_of(small, 1, 1);
-    param_register(&rank, &fifth);
-    CHECK_OK(tsr_zero_register_graph(rank.zero, 3, &small, 1));
-    float *slot = take(&rank, 3, &fifth, rank.stream);
-    rank_sync(&rank);
+    float *slot = take(&rank, 3, &small, rank.stream); /* 64 bytes */
+    reduce_call(&rank, 1, &params[1], 0);
     check_grad(&rank, &params[1], 0, scale); /* full, but not filled */
-    make(&rank, &fifth, 0);
-    write_slot(&fifth, slot, rank.stream);
-    give(&rank, 3, &fifth, slot);
+    make(&rank, &small, 0);
+    write_slot(&small, slot, rank.stream);
+    give(&rank, 3, &small, slot);
     rank_sync(&rank);
     check_grad(&rank, &params[1], 1, scale);
-    check_grad(&rank, &fifth, 1, scale);
+    check_grad(&rank, &small, 1, scale);
+    reduce_call(&rank, 1, &params[1], 1);
+    check_grad(&rank, &params[1], 1, scale); /* there is room */
     end_backward(&rank);
+    check_grad(&rank, &params[1], 3, scale);
     close_params(&rank, params);
-    param_release(&fifth);
+    param_release(&small);
 }
 
 /* Alike on all ranks, and nothing has changed. */
@@ -412,20 +411,21 @@ static void aborted(rank_context *context) {
     eager_rank rank;
     test_param params[PARAMS];
     tsr_stream *other;
-    rank_options options = buckets_of(64, false);
+    rank_options options = buckets_of(128, false);
     rank_open(&rank, context, &options);
     open_params(&rank, params, TSR_F32);
     CHECK_OK(
         tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "other", 0, &other));
     CHECK_OK(tsr_zero_start_backward(rank.zero, true));
     float *slot = take(&rank, 1, &params[1], other);
-    memset(params[1].gradient, SPOILED, sizeof(float));
+    *(float *)params[1].gradient = 12345;
     CHECK_OK(tsr_stream_enqueue(other, dawdle, NULL));
     write_slot(&params[1], slot, other);
     CHECK_OK(tsr_zero_abort_step(rank.zero, rank.stream));
     CHECK_OK(tsr_zero_start_backward(rank.zero, true));
     int next = larger ? 4 : 2;
     give(&rank, 1, &params[next], make(&rank, &params[next], 0));
+    CHECK_OK(tsr_stream_synchronize(other)); /* before it is reduced */
     end_backward(&rank);
     check_grad(&rank, &params[1], 0, 1);
     check_grad(&rank, &params[next], 1, 1 / (float)rank.world);
