@@ -410,12 +410,14 @@ static void aborted(rank_context *context) {
     bool larger = *(bool *)context->argument;
     eager_rank rank;
     test_param params[PARAMS];
-    tsr_stream *other;
+    tsr_stream *other, *third;
     rank_options options = buckets_of(128, false);
     rank_open(&rank, context, &options);
     open_params(&rank, params, TSR_F32);
     CHECK_OK(
         tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "other", 0, &other));
+    CHECK_OK(
+        tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "third", 0, &third));
     CHECK_OK(tsr_zero_start_backward(rank.zero, true));
     float *slot = take(&rank, 1, &params[1], other);
     *(float *)params[1].gradient = 12345;
@@ -424,7 +426,9 @@ static void aborted(rank_context *context) {
     CHECK_OK(tsr_zero_abort_step(rank.zero, rank.stream));
     CHECK_OK(tsr_zero_start_backward(rank.zero, true));
     int next = larger ? 4 : 2;
-    give(&rank, 1, &params[next], make(&rank, &params[next], 0));
+    make(&rank, &params[next], 0);
+    CHECK_OK(
+        tsr_zero_reduce_grad(rank.zero, 1, next, params[next].gradient, third));
     CHECK_OK(tsr_stream_synchronize(other)); /* before it is reduced */
     end_backward(&rank);
     check_grad(&rank, &params[1], 0, 1);
@@ -432,6 +436,7 @@ static void aborted(rank_context *context) {
     tsr_zero_release(rank.zero);
     rank.zero = NULL;
     tsr_stream_release(other);
+    tsr_stream_release(third);
     close_params(&rank, params);
 }
 
