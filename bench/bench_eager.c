@@ -81,7 +81,8 @@ typedef struct bench {
     free_list list;
     tsr_zero *zero;
     float shards[BATCH][COUNT], grads[BATCH][COUNT], gradients[BATCH][COUNT];
-    void *back[BATCH];
+    void *back[BATCH], *slots[BATCH];
+    tsr_zero_binding *handles[BATCH];
 } bench;
 
 static tsr_status open_zero(bench *self, tsr_stream_kind kind, bool own) {
@@ -124,15 +125,24 @@ static tsr_status drain(bench *self) {
 /* ---- calls ---- */
 
 static tsr_status gather(bench *self, int i) {
-    tsr_view view;
-    return tsr_zero_allgather_param(self->zero, GRAPH, i, TSR_F32, self->stream,
-                                    &view);
+    tsr_view view = {0};
+    tsr_status status = tsr_zero_allgather_param(self->zero, GRAPH, i, TSR_F32,
+                                                 self->stream, &view);
+    self->handles[i] = view.binding;
+    return status;
 }
 static tsr_status wait_gather(bench *self, int i) {
     return tsr_zero_wait_allgather(self->zero, GRAPH, i, self->stream);
 }
 static tsr_status release(bench *self, int i) {
     return tsr_zero_release_param(self->zero, GRAPH, i, 1, self->stream);
+}
+static tsr_status wait_handle(bench *self, int i) {
+    return tsr_zero_wait_binding(self->zero, self->handles[i], self->stream);
+}
+static tsr_status release_handle(bench *self, int i) {
+    return tsr_zero_release_binding(self->zero, self->handles[i], 1,
+                                    self->stream);
 }
 static tsr_status prefetch(bench *self, int i) {
     int64_t id = i;
@@ -145,6 +155,14 @@ static tsr_status start_backward(bench *self, int i) {
 }
 static tsr_status reduce(bench *self, int i) {
     return tsr_zero_reduce_grad(self->zero, GRAPH, i, self->gradients[i],
+                                self->stream);
+}
+static tsr_status take_slot(bench *self, int i) {
+    return tsr_zero_grad_slot(self->zero, GRAPH, i, self->stream,
+                              &self->slots[i]);
+}
+static tsr_status reduce_slot(bench *self, int i) {
+    return tsr_zero_reduce_grad(self->zero, GRAPH, i, self->slots[i],
                                 self->stream);
 }
 static tsr_status wait_grads(bench *self, int i) {
@@ -204,10 +222,17 @@ static const struct {
               {"allgather_param", gather},
               {"wait_allgather", wait_gather},
               {"release_param", release},
+              {NULL, gather},
+              {"wait_binding", wait_handle},
+              {"release_binding", release_handle},
               {"prefetch_params_fused", prefetch},
               {NULL, start_backward},
               {"reduce_grad (no flush)", reduce},
               {"wait_grads_copied", wait_grads},
+              {NULL, abort_step},
+              {NULL, start_backward},
+              {"grad_slot (no flush)", take_slot},
+              {"reduce_grad (its slot)", reduce_slot},
               {NULL, abort_step},
               {"offload_tensor", offload},
               {"wait_offload", wait_offload},

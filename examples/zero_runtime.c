@@ -26,8 +26,8 @@
 #include <tessera/eager.h>
 
 /* Odd sizes: few parameters divide evenly over the ranks. */
-enum { LAYERS = 4, IN = 7, OUT = 3, WIDEST = 13 };
-static const int widths[LAYERS + 1] = {IN, WIDEST, 11, 9, OUT};
+enum { LAYERS = 4, IN = 7, OUT = 3 };
+static const int widths[LAYERS + 1] = {IN, 13, 11, 9, OUT};
 
 enum { ROWS = 840 /* of all ranks */, STEPS = 300, MOST_RANKS = 8 };
 enum { GRAPH = 0 }; /* the runtime counts uses by graph; here is one */
@@ -280,17 +280,22 @@ static void layer(const float *x, const float *w, const float *b, float *y,
         }
 }
 
-/* dw[i, o] = sum over n of x[n, i] dy[n, o];  db[o] = sum over n of dy[n, o] */
-static void layer_grad(const float *x, const float *dy, float *dw, float *db,
-                       int rows, int in, int out) {
+/* dw[i, o] = sum over n of x[n, i] dy[n, o] */
+static void weight_grad(const float *x, const float *dy, float *dw, int rows,
+                        int in, int out) {
     memset(dw, 0, (size_t)(in * out) * sizeof *dw);
-    memset(db, 0, (size_t)out * sizeof *db);
     for (int n = 0; n < rows; n++)
-        for (int o = 0; o < out; o++) {
-            db[o] += dy[n * out + o];
+        for (int o = 0; o < out; o++)
             for (int i = 0; i < in; i++)
                 dw[i * out + o] += x[n * in + i] * dy[n * out + o];
-        }
+}
+
+/* db[o] = sum over n of dy[n, o] */
+static void bias_grad(const float *dy, float *db, int rows, int out) {
+    memset(db, 0, (size_t)out * sizeof *db);
+    for (int n = 0; n < rows; n++)
+        for (int o = 0; o < out; o++)
+            db[o] += dy[n * out + o];
 }
 
 /* What comes before x = tanh(...): dx[n, i] = (1 - x[n, i]^2) * sum over o of
@@ -369,6 +374,14 @@ static float *from_host(rank *self, int l) {
     return x;
 }
 
+/* Where the next gradient of the parameter is to be made: it will not be
+ * copied. */
+static float *grad_slot(rank *self, int64_t id) {
+    void *slot;
+    CHECK(tsr_zero_grad_slot(self->zero, GRAPH, id, self->stream, &slot));
+    return slot;
+}
+
 /* Gradients are whole here. The runtime averages them over the ranks and leaves
  * each its shard, when a bucket is full or backward ends. */
 static void reduce(rank *self, int64_t id, const float *grad) {
@@ -377,15 +390,15 @@ static void reduce(rank *self, int64_t id, const float *grad) {
 
 /* dy  (rows, OUT), transferred */
 static void backward(rank *self, float *dy) {
-    /* Written anew for each layer: read by reduce_grad before that. */
-    float dw[WIDEST * WIDEST], db[WIDEST];
     CHECK(tsr_zero_start_backward(self->zero, true));
     for (int l = LAYERS - 1; l >= 0; l--) {
         float *x = l > 0 ? from_host(self, l) : self->x;
-        layer_grad(x, dy, dw, db, self->rows, widths[l], widths[l + 1]);
+        float *dw = grad_slot(self, weight_id(l));
+        weight_grad(x, dy, dw, self->rows, widths[l], widths[l + 1]);
         reduce(self, weight_id(l), dw);
+        float *db = grad_slot(self, bias_id(l));
+        bias_grad(dy, db, self->rows, widths[l + 1]);
         reduce(self, bias_id(l), db);
-        CHECK(tsr_zero_wait_grads_copied(self->zero, self->stream));
         tell(self, "backward, input and gradients there", l);
         if (l > 0) {
             float *dx = allocate(activation_bytes(self, l));

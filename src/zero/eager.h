@@ -82,6 +82,7 @@ struct zero_param {
     zero_host *host;           /* holds the present weights; NULL: none */
     tsr_event *left, *arrived; /* of the out and in queues; NULL: not yet */
     bool persistent;
+    size_t entry; /* 1 + index in the bucket that is being filled; 0: none */
     bool reduced; /* its gradient buffer is, or will be, written in this step */
     float *kept;  /* stage 1: (numel) sum of earlier micro-steps; owned */
     bool kept_valid;
@@ -318,8 +319,6 @@ void zero_bucket_release(tsr_zero *zero, zero_bucket *bucket);
 
 /* ---- eager_slot.c ---- */
 
-/* The parameter has a slot in the bucket that is being filled. */
-bool zero_waits(const tsr_zero *zero, const zero_param *param);
 /* FAILED_PRECONDITION naming the first parameter whose slot was taken and not
  * filled: on all ranks, hence not a reason to give up. */
 tsr_status zero_check_filled(const tsr_zero *zero);

@@ -178,6 +178,13 @@ static tsr_status reduce_slices(tsr_zero *zero, zero_bucket *bucket) {
     return zero_enqueue_owned(run_slices, task);
 }
 
+static void clear(zero_bucket *bucket) {
+    for (size_t i = 0; i < bucket->entries.count; i++)
+        bucket->entries.data[i].param->entry = 0;
+    bucket->entries.count = 0;
+    bucket->used = 0;
+}
+
 static tsr_status flush(tsr_zero *zero, zero_bucket *bucket) {
     const tsr_zero_settings *settings = &zero->options.settings;
     if (settings->sync_before_reduce)
@@ -186,8 +193,7 @@ static tsr_status flush(tsr_zero *zero, zero_bucket *bucket) {
     TSR_TRY(settings->stage == 3 ? reduce_shards(zero, bucket)
                                  : reduce_slices(zero, bucket));
     TSR_TRY(tsr_stream_record(zero->reduce.stream, bucket->reduced));
-    bucket->entries.count = 0;
-    bucket->used = 0;
+    clear(bucket);
     if (settings->double_buffer)
         zero->filling ^= 1;
     return settings->sync_after_reduce ? zero_queue_synchronize(&zero->reduce)
@@ -204,8 +210,7 @@ tsr_status zero_drop_waiting(tsr_zero *zero) {
     uint64_t writers = 0;
     for (size_t i = 0; i < bucket->entries.count; i++)
         writers |= bucket->entries.data[i].taken_on;
-    bucket->entries.count = 0;
-    bucket->used = 0;
+    clear(bucket);
     TSR_TRY(zero_after_all(zero, zero->reduce.stream, writers));
     TSR_TRY(zero_after_queue(zero->reduce.stream, &zero->fill));
     return tsr_stream_record(zero->reduce.stream, bucket->reduced);

@@ -145,10 +145,10 @@ static tsr_status add_param(tsr_zero *zero, int64_t id, zero_param **out) {
 /* A new description for a parameter that is there. */
 static tsr_status replace_param(tsr_zero *zero, zero_param *param,
                                 const zero_param *described) {
-    if (zero_waits(zero, param))
+    if (param->entry)
         return tsr_error(TSR_FAILED_PRECONDITION,
                          "parameter %lld is registered anew while a gradient "
-                         "of it waits to be reduced",
+                         "of it waits to be reduced, or its slot is taken",
                          (long long)param->desc.id);
     TSR_TRY(zero_check_resident(param));
     zero->sealed = false;

@@ -109,14 +109,7 @@ void zero_kept_release(tsr_zero *zero, zero_param *param) {
 /* In the bucket that is being filled; NULL: none. */
 static zero_entry *find_entry(const tsr_zero *zero, const zero_param *param) {
     const zero_bucket *bucket = &zero->buckets[zero->filling];
-    for (size_t i = 0; i < bucket->entries.count; i++)
-        if (bucket->entries.data[i].param == param)
-            return &bucket->entries.data[i];
-    return NULL;
-}
-
-bool zero_waits(const tsr_zero *zero, const zero_param *param) {
-    return find_entry(zero, param) != NULL;
+    return param->entry ? &bucket->entries.data[param->entry - 1] : NULL;
 }
 
 static const zero_entry *first_unfilled(const tsr_zero *zero) {
@@ -165,7 +158,8 @@ static tsr_status take_entry(tsr_zero *zero, zero_param *param,
     TSR_ARRAY_PUSH(&bucket->entries,
                    ((zero_entry){.param = param, .offset = bucket->used}));
     bucket->used += bytes;
-    *out_entry = &bucket->entries.data[bucket->entries.count - 1];
+    param->entry = bucket->entries.count;
+    *out_entry = find_entry(zero, param);
     return TSR_OK;
 }
 

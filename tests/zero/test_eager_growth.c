@@ -76,11 +76,14 @@ static void backward(looper *self, int step) {
             CHECK_OK(tsr_zero_free_tensors(rank->zero, &back, 1, rank->stream));
     }
     for (int p = 0; p < PARAMS; p++) {
+        void *grad = self->params[p].gradient;
         gather_param(rank, 2, &self->params[p], TSR_BF16);
-        CHECK_OK(tsr_zero_reduce_grad(rank->zero, 1, p,
-                                      self->params[p].gradient, rank->stream));
+        if (step % 2)
+            CHECK_OK(tsr_zero_grad_slot(rank->zero, 1, p, rank->stream, &grad));
+        CHECK_OK(tsr_zero_reduce_grad(rank->zero, 1, p, grad, rank->stream));
     }
     if (step % 7 == 6) {
+        CHECK_OK(tsr_zero_grad_slot(rank->zero, 1, 0, rank->stream, &back));
         CHECK_OK(tsr_zero_abort_step(rank->zero, rank->stream));
         return;
     }
