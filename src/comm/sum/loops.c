@@ -7,7 +7,7 @@
 #include <string.h>
 
 #if defined(__SSE2__)
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 #ifndef TSR_ISA
@@ -191,6 +191,26 @@ typedef double wide_f64 __attribute__((vector_size(64)));
 typedef uint32_t wide_u32 __attribute__((vector_size(32)));
 typedef uint16_t wide_u16 __attribute__((vector_size(16)));
 
+/* Conversions to vectors of twice the bytes are spelled out where there is an
+ * instruction: GCC 12 converts in halves and joins them. */
+static inline void widen_u16(wide_u32 *to, const wide_u16 *from) {
+#if defined(__AVX2__)
+    *to = (wide_u32)_mm256_cvtepu16_epi32((__m128i)*from);
+#else
+    *to = __builtin_convertvector(*from, wide_u32);
+#endif
+}
+
+static inline void add_squares(wide_f64 *sums, const wide_f32 *values) {
+#if defined(__AVX512F__)
+    __m512d wide = _mm512_cvtps_pd((__m256)*values);
+    *sums = (wide_f64)_mm512_fmadd_pd(wide, wide, (__m512d)*sums);
+#else
+    wide_f64 wide = __builtin_convertvector(*values, wide_f64);
+    *sums += wide * wide;
+#endif
+}
+
 /* Elements [i, i + WIDE) of an array of f32 or bf16. */
 static inline void wide_load(wide_f32 *value, const void *from, tsr_dtype dtype,
                              size_t i) {
@@ -199,9 +219,26 @@ static inline void wide_load(wide_f32 *value, const void *from, tsr_dtype dtype,
     } else {
         wide_u16 halves;
         memcpy(&halves, (const uint16_t *)from + i, sizeof halves);
-        wide_u32 bits = __builtin_convertvector(halves, wide_u32) << 16;
+        wide_u32 bits;
+        widen_u16(&bits, &halves);
+        bits <<= 16;
         memcpy(value, &bits, sizeof *value);
     }
+}
+
+/* Where sources are more than a second-level cache holds, processors follow two
+ * streams of reads and one of writes at less than the speed of the next cache:
+ * lines are asked for so many elements early (128 to 256 are alike; 66 instead
+ * of 55 us for 4 MiB over two ranks). Shorter sources only lose by it. */
+#define AHEAD ((size_t)192)
+#define AHEAD_LEAST ((size_t)256 << 10) /* elements; 1 MiB of f32 */
+#define LINE ((size_t)64)               /* bytes of a cache line */
+
+/* LANES elements from i. */
+static inline void fetch(const void *from, size_t bytes, size_t i) {
+    const char *begin = (const char *)from + i * bytes;
+    for (size_t at = 0; at < LANES * bytes; at += LINE)
+        __builtin_prefetch(begin + at);
 }
 
 typedef struct pair_mode {
@@ -216,9 +253,18 @@ static inline void pair_run(const tsr_sum_pair *pair, pair_mode mode, size_t at,
     const void *first = pair->first, *second = pair->second;
     const float *old = pair->to + at;
     float scale = pair->scale;
+    size_t first_bytes = mode.first == TSR_F32 ? 4 : 2,
+           second_bytes = mode.second == TSR_F32 ? 4 : 2;
+    bool long_run = pair->count >= AHEAD_LEAST;
     wide_f64 sums[LANES / WIDE];
     memcpy(sums, lanes, sizeof sums);
-    for (size_t i = 0; i < count; i += LANES)
+    for (size_t i = 0; i < count; i += LANES) {
+        if (long_run && at + i + AHEAD < pair->count) {
+            fetch(first, first_bytes, at + i + AHEAD);
+            fetch(second, second_bytes, at + i + AHEAD);
+            if (mode.accumulate || to == old)
+                fetch(old, sizeof *old, i + AHEAD);
+        }
         for (size_t lane = 0; lane < LANES; lane += WIDE) {
             wide_f32 value, other;
             wide_load(&value, first, mode.first, at + i + lane);
@@ -229,11 +275,10 @@ static inline void pair_run(const tsr_sum_pair *pair, pair_mode mode, size_t at,
                 value += other;
             }
             memcpy(to + i + lane, &value, sizeof value);
-            if (mode.squares) {
-                wide_f64 wide = __builtin_convertvector(value, wide_f64);
-                sums[lane / WIDE] += wide * wide;
-            }
+            if (mode.squares)
+                add_squares(&sums[lane / WIDE], &value);
         }
+    }
     memcpy(lanes, sums, sizeof sums);
 }
 
