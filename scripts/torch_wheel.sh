@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Builds the wheel tessera-torch, with the C library inside, into OUT (default: build/wheel). The library is for any Python 3 and
 # any torch from 2.11 on; auditwheel computes the platform tag.
-# Usage: scripts/torch_wheel.sh [OUT]     needs .venv-torch (scripts/torch_venv.sh)
+# Usage: scripts/torch_wheel.sh [OUT]     needs .venv (scripts/venv.sh)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:-build/wheel}")
-python=$PWD/.venv-torch/bin/python
+python=$PWD/.venv/bin/python
 stage=$PWD/build/wheel-stage
 
 cmake --preset release >/dev/null

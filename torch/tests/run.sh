@@ -3,7 +3,7 @@
 python=$1
 test=$2
 if ! "$python" -c 'import deepspeed, torch' >/dev/null 2>&1; then
-    echo "skipped: $python cannot import deepspeed and torch; scripts/torch_venv.sh makes it"
+    echo "skipped: $python cannot import deepspeed and torch; scripts/venv.sh makes it"
     exit 77
 fi
 cd "$(dirname "$test")" || exit 1
