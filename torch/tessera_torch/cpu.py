@@ -1,7 +1,6 @@
 """What DeepCompile's Python needs on DeepSpeed's CPU accelerator. Each function is one patch, applied on that accelerator only,
 and only where something is missing; its docstring is the reason."""
 import importlib
-import logging
 import operator
 import time
 import types
@@ -170,20 +169,11 @@ def wait_every_gather(patches):
 
 
 def shared_memory_op(patches):
-    """DeepSpeed compiles an all-reduce for one host when its CPU backend starts; where there is no compiler gloo's will do."""
+    """DeepSpeed compiles an all-reduce of its inference when its CPU backend starts: seconds, a compiler, and a lock that a
+    killed build leaves behind. Training does not call it, and without it gloo's is taken."""
     backend = importlib.import_module("deepspeed.comm.torch")  # as an attribute it is the package torch
-    original = getattr(backend, "build_shm_op", None)
-    if original is None:
-        return
-
-    def build_shm_op():
-        try:
-            return original()
-        except Exception as error:  # no ninja, no compiler, a failed build
-            logging.getLogger("tessera_torch").info("DeepSpeed's shared-memory op was not built: %s", error)
-            return None
-
-    patches.set(backend, "build_shm_op", build_shm_op)
+    if hasattr(backend, "build_shm_op"):
+        patches.set(backend, "build_shm_op", lambda: None)
 
 
 PATCHES = (shared_memory_op, supported, current_device, streams, fork_rng, average, record_stream, activation_on_host, python_dispatcher,

@@ -1,6 +1,6 @@
 """Four wrong builds: the comparison of train.py must see each. Changes sources of a clean checkout and puts them back.
 
-faults.py     from the root of the repository, in .venv-torch, with the environment of run.sh; builds the preset release
+faults.py     from the root of the repository, in .venv, with the environment of run.sh; builds the preset release
 """
 import pathlib
 import subprocess
