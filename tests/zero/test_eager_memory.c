@@ -25,8 +25,8 @@ static tsr_status gathers(memory_rank *self) {
     tsr_zero *zero = self->base.zero;
     tsr_view view;
     int64_t second = 5;
-    TSR_TRY(tsr_zero_allgather_param(zero, 1, 4, TSR_F32, self->streams[0],
-                                     &view));
+    TSR_TRY(
+        tsr_zero_allgather_param(zero, 1, 4, TSR_F32, self->streams[0], &view));
     TSR_TRY(tsr_zero_allgather_param(zero, 1, 4, TSR_F32, self->streams[1],
                                      &view)); /* is valid, bound anew */
     TSR_TRY(tsr_zero_prefetch_params_fused(
@@ -104,8 +104,8 @@ static void out_of_memory(rank_context *context) {
         snprintf(at->messages[context->rank], sizeof at->messages[0], "%s",
                  tsr_last_error());
     /* Nobody's leaving is what the other one hears of. */
-    CHECK_OK(tsr_bootstrap_exchange(context->bootstrap, &mine, 1, all,
-                                    PATIENCE_MS));
+    CHECK_OK(
+        tsr_bootstrap_exchange(context->bootstrap, &mine, 1, all, PATIENCE_MS));
     close_rank(&self);
 }
 
@@ -133,8 +133,8 @@ int main(void) {
         long n = 0;
         do {
             n++;
-            *at = (memory_case){
-                .stage = stage, .culprit = (int)(n % 2), .n = n};
+            *at =
+                (memory_case){.stage = stage, .culprit = (int)(n % 2), .n = n};
             run_processes(2, out_of_memory, at);
         } while (check_ends(at));
         printf("stage %d: memory ran out at %ld allocations\n", stage, n - 1);

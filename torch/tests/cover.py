@@ -59,7 +59,7 @@ def options_of(row) -> dict:
 
 def outcome(found, dtype) -> str:
     if "failed" in found:
-        return "DeepSpeed" if {"ours", "oracle"} <= set(found["failed"]) else "WRONG"
+        return "DeepSpeed" if set(found["failed"]) == {"ours", "oracle"} else "WRONG"
     if train.within(found, dtype):
         return "fine"
     as_oracle = all(value <= train.BOUNDS[dtype]["oracle"] for value in found["oracle"].values())

@@ -6,12 +6,12 @@ keys: model (small, llama, gpt2), world, steps, micro_steps, width, layers, comp
 Prints one line of JSON; exits 1 when they differ by more than the bounds.
 """
 import json
-import os
-import socket
 import sys
 import time
 
 import torch
+
+import ranks
 
 # Of losses, and of gradient norms relative to them: from DeepSpeed's eager ZeRO, and from the oracle on the same backend.
 BOUNDS = {"f32": {"deepspeed": 1e-5, "oracle": 1e-5}, "bf16": {"deepspeed": 5e-3, "oracle": 1e-3}}
@@ -83,15 +83,7 @@ def run(rank, options, compiled):
     return {"steps": found, "seconds": seconds, "moved": moved(settings or {})}
 
 
-def rank_main(rank, side, options, port, out):
-    os.dup2(2, 1)  # DeepSpeed prints
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(options["world"]),
-                      LOCAL_SIZE=str(options["world"]), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), **options.get("environment", {}))
-    for setting in options["settings"]:
-        os.environ.update(PASSES.get(setting, {}))
-    torch.set_num_threads(1)
-    import deepspeed
-    deepspeed.init_distributed(dist_backend="gloo")
+def side_main(rank, world, side, options, out):
     if side == "oracle":
         import oracle
         oracle.install()
@@ -105,24 +97,13 @@ def rank_main(rank, side, options, port, out):
         out.put(found)
 
 
-def launch(side, options, timeout_s=600) -> dict:
-    """One side's losses and norms. The ranks are forked from a server that has imported DeepSpeed already."""
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deepspeed", "models"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    out = context.SimpleQueue()
-    ranks = torch.multiprocessing.start_processes(rank_main, (side, options, port, out), options["world"], join=False,
-                                                  start_method="forkserver")
-    until = time.monotonic() + timeout_s
-    try:
-        while not ranks.join(1):
-            if time.monotonic() > until:
-                raise RuntimeError(f"{side}: not through after {timeout_s} s")
-    finally:
-        for rank in ranks.processes:
-            rank.kill()
+def launch(side, options, timeout_s=900) -> dict:
+    """One side's losses and norms."""
+    out = ranks.context().SimpleQueue()
+    environment = dict(options.get("environment", {}))
+    for setting in options["settings"]:
+        environment.update(PASSES.get(setting, {}))
+    ranks.run(side_main, options["world"], side, options, out, timeout_s=timeout_s, **environment)
     return out.get()
 
 
