@@ -37,6 +37,8 @@ static size_t bytes_of(const dc_view *view) {
 
 /* ---- tensors ---- */
 
+/* Torch may use the tensor's memory again as soon as this returns, before
+ * wait_offload, which is given the host's copy. */
 static tsr_status offload_dense(dc_engine *engine, int64_t graph, int64_t id,
                                 dc_tensor a, dc_tensor *out_tensor) {
     dc_view view;
@@ -45,6 +47,7 @@ static tsr_status offload_dense(dc_engine *engine, int64_t graph, int64_t id,
     TSR_TRY(dc_tensor_data(a, &data));
     TSR_TRY(tsr_zero_offload_tensor(engine->zero, graph, id, data,
                                     bytes_of(&view), engine->stream, &host));
+    TSR_TRY(tsr_zero_wait_offload(engine->zero, graph, id, engine->stream));
     return dc_tensor_around(host, &view, out_tensor);
 }
 
@@ -57,8 +60,6 @@ static tsr_status offload(dc_engine *engine, int64_t graph, int64_t id,
         return offload_dense(engine, graph, id, a, out_tensor);
     TSR_TRY(dc_tensor_copy(a, view.dtype, &dense));
     tsr_status status = offload_dense(engine, graph, id, dense, out_tensor);
-    if (status == TSR_OK) /* the copy goes now */
-        status = tsr_zero_wait_offload(engine->zero, graph, id, engine->stream);
     dc_tensor_release(dense);
     return status;
 }

@@ -1,12 +1,20 @@
-"""Four wrong builds: the comparison of train.py must see each. Changes sources of a clean checkout and puts them back.
+"""Four wrong builds: the comparison of train.py must see each. They are made in build/faults, from copies of the sources.
 
-faults.py     from the root of the repository, in .venv, with the environment of run.sh; builds the preset release
+faults.py     in .venv, with the environment of run.sh
 """
+import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
+import train
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+PLACE = ROOT / "build/faults"
+LIBRARY = PLACE / "build/torch/libtessera_torch.so"
+# Past the fifth step: parameters are persistent from there on.
+RUN = ("3", "f32", "eager", "layers=1", "steps=8")
 FAULTS = {
     "no reduction": ("src/zero/eager_bucket.c", "TSR_TRY(settings->stage == 3 ? reduce_shards(zero, bucket)\n"
                      "                                 : reduce_slices(zero, bucket));",
@@ -23,38 +31,58 @@ FAULTS = {
 }
 
 
-def build():
-    done = subprocess.run(["cmake", "--build", "--preset", "release", "--target", "tessera_torch"], cwd=ROOT,
-                          capture_output=True, text=True)
+def copy_sources():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in tracked.splitlines():
+        target = PLACE / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or target.read_bytes() != (ROOT / name).read_bytes():
+            shutil.copyfile(ROOT / name, target)
+            shutil.copymode(ROOT / name, target)
+
+
+def make(*command):
+    done = subprocess.run(command, cwd=PLACE, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"faults: the build failed\n{done.stdout[-2000:]}")
+        sys.exit(f"faults: {' '.join(command)} failed\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def seen() -> bool:
-    """True: the comparison ran to its end and failed."""
-    # Past the fifth step: parameters are persistent from there on.
-    done = subprocess.run([sys.executable, "train.py", "3", "f32", "eager", "layers=1", "steps=8"], cwd=ROOT / "torch/tests",
-                          capture_output=True, text=True)
-    print(done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-500:], flush=True)
-    return done.returncode == 1 and "\"fine\": false" in done.stdout
+def build():
+    make("cmake", "--build", "build", "--target", "tessera_torch")
+
+
+def compared(references) -> str:
+    """Compares the library as it is built now; says how far it is off, or how it failed; "" where all is within the bounds."""
+    options = {**train.parse(RUN), "environment": {"TESSERA_TORCH_LIBRARY": str(LIBRARY)}}
+    try:
+        found = train.compare(options, lambda side, options: references.get(side) or train.launch(side, options))
+    except Exception as error:
+        return f"failed: {str(error).strip().splitlines()[-1]}"
+    return "" if train.within(found, options["dtype"]) else json.dumps({side: found[side] for side in ("deepspeed", "oracle")})
 
 
 def main():
+    copy_sources()
+    make("cmake", "-S", ".", "-B", "build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release")
+    references = {side: train.launch(side, train.parse(RUN)) for side in ("deepspeed", "oracle")}
+    build()
+    right = compared(references)
+    if right:
+        sys.exit(f"faults: the right build fails: {right}")
+    print("right build: within the bounds", flush=True)
     missed = []
     for name, (path, right, wrong) in FAULTS.items():
-        file = ROOT / path
+        file = PLACE / path
         text = file.read_text()
         if text.count(right) != 1:
             sys.exit(f"faults: {path} no longer holds what '{name}' changes")
         include = '#include "registry.h"\n' if "dc_registry" in wrong else ""
         file.write_text(include + text.replace(right, wrong))
-        try:
-            build()
-            missed += [] if seen() else [name]
-        finally:
-            file.write_text(text)
-        print(f"{name}: {'not seen' if name in missed else 'seen'}", flush=True)
-    build()
+        build()
+        seen = compared(references)
+        file.write_text(text)
+        missed += [] if seen else [name]
+        print(f"{name}: {seen or 'NOT SEEN'}", flush=True)
     sys.exit(f"faults: not seen: {', '.join(missed)}" if missed else 0)
 
 
