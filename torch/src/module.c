@@ -4,11 +4,15 @@
 #include "ops.h"
 #include "registry.h"
 
-tsr_status tsr_torch_load(int minor) {
+tsr_status tsr_torch_load(int release) {
     dc_lock();
-    tsr_status status = dc_ops_register(minor);
+    tsr_status status = dc_ops_register(release);
     dc_unlock();
     return status;
+}
+
+const char *tsr_torch_schema(int release, size_t index) {
+    return dc_ops_schema(release, index);
 }
 
 const char *tsr_torch_error(void) { return tsr_last_error(); }

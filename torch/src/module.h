@@ -6,9 +6,11 @@
 
 #include "engine.h"
 
-/* Finds torch in this process and defines the ops of DeepSpeed 0.`minor`.
- * Idempotent. */
-TSR_API tsr_status tsr_torch_load(int minor);
+/* Finds torch in this process and defines the ops of a release of DeepSpeed,
+ * 100 * minor + patch. Idempotent. */
+TSR_API tsr_status tsr_torch_load(int release);
+/* The index-th of its schemas; NULL: it has no more, or is not known. */
+TSR_API const char *tsr_torch_schema(int release, size_t index);
 /* Of the calling thread's latest failed call; borrowed. */
 TSR_API const char *tsr_torch_error(void);
 /* For the exchange of dc_options. */

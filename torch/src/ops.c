@@ -7,30 +7,32 @@
 /* ---- schemas, as DeepSpeed writes them ---- */
 
 typedef struct versioned_schema {
-    int first, last; /* of DeepSpeed 0.x */
+    int first, last; /* releases, as DC_RELEASE */
     const char *text;
 } versioned_schema;
 
-#define NEWEST 19
+#define OLDEST DC_RELEASE(18, 0)
+#define NEWEST DC_RELEASE(19, 99)
 
 /* clang-format off */
 static const versioned_schema schemas[] = {
-    {18, 19, "allgather_param(Tensor a, int graph_id, int id, ScalarType? dtype = None) -> Tensor"},
-    {18, 19, "prefetch_params_fused(int graph_id, Tensor[] params, int[] ids,"
+    {OLDEST, NEWEST, "allgather_param(Tensor a, int graph_id, int id, ScalarType? dtype = None) -> Tensor"},
+    {OLDEST, NEWEST, "prefetch_params_fused(int graph_id, Tensor[] params, int[] ids,"
              "                      ScalarType[]? dtypes = None) -> ()"},
-    {18, 19, "wait_allgather(Tensor(a) a, int graph_id, int id) -> Tensor(a)"},
-    {18, 19, "release_param(Tensor(a) a, int graph_id, int id, int n_users) -> Tensor(a)"},
-    {18, 19, "reduce_grad(Tensor a, int graph_id, int id) -> Tensor"},
-    {18, 19, "free_tensors(Tensor[] a) -> ()"},
-    {18, 19, "offload_tensor(Tensor a, int id, int id) -> Tensor"},
-    {18, 19, "reload_tensor(Tensor a, int id, int id) -> Tensor"},
-    {18, 19, "wait_offload(Tensor a, int id, int id) -> Tensor"},
-    {18, 19, "wait_reload(Tensor a, int id, int id) -> Tensor"},
-    {18, 19, "offload_parameter(Tensor a, int id, int id) -> ()"},
-    {18, 19, "reload_parameter(Tensor a, int id, int id) -> ()"},
-    {18, 18, "end_backward(int graph_id) -> ()"},
-    {19, 19, "end_backward(Any deps, int graph_id, bool release_reduce_buckets) -> ()"},
-    {18, 19, "test_call(Tensor a) -> Tensor"},
+    {OLDEST, NEWEST, "wait_allgather(Tensor(a) a, int graph_id, int id) -> Tensor(a)"},
+    {OLDEST, NEWEST, "release_param(Tensor(a) a, int graph_id, int id, int n_users) -> Tensor(a)"},
+    {OLDEST, NEWEST, "reduce_grad(Tensor a, int graph_id, int id) -> Tensor"},
+    {OLDEST, NEWEST, "free_tensors(Tensor[] a) -> ()"},
+    {OLDEST, NEWEST, "offload_tensor(Tensor a, int id, int id) -> Tensor"},
+    {OLDEST, NEWEST, "reload_tensor(Tensor a, int id, int id) -> Tensor"},
+    {OLDEST, NEWEST, "wait_offload(Tensor a, int id, int id) -> Tensor"},
+    {OLDEST, NEWEST, "wait_reload(Tensor a, int id, int id) -> Tensor"},
+    {OLDEST, NEWEST, "offload_parameter(Tensor a, int id, int id) -> ()"},
+    {OLDEST, NEWEST, "reload_parameter(Tensor a, int id, int id) -> ()"},
+    {OLDEST, DC_RELEASE(18, 99), "end_backward(int graph_id) -> ()"},
+    {DC_RELEASE(19, 0), DC_RELEASE(19, 1), "end_backward(Any deps, int graph_id) -> ()"},
+    {DC_RELEASE(19, 2), NEWEST, "end_backward(Any deps, int graph_id, bool release_reduce_buckets) -> ()"},
+    {OLDEST, NEWEST, "test_call(Tensor a) -> Tensor"},
 };
 
 /* Ours: what hands tensors to the library. */
@@ -53,11 +55,22 @@ static tsr_status define(dc_library library, const char *schema) {
     return TSR_OK;
 }
 
-static tsr_status define_all(int minor) {
+static bool has(int release, const versioned_schema *schema) {
+    return release >= schema->first && release <= schema->last;
+}
+
+const char *dc_ops_schema(int release, size_t index) {
+    for (size_t i = 0; i < sizeof schemas / sizeof *schemas; i++)
+        if (has(release, &schemas[i]) && index-- == 0)
+            return schemas[i].text;
+    return NULL;
+}
+
+static tsr_status define_all(int release) {
     dc_library ops = NULL, ours = NULL;
     DC_TRY(aoti_torch_library_init_fragment("dc", __FILE__, __LINE__, &ops));
     for (size_t i = 0; i < sizeof schemas / sizeof *schemas; i++)
-        if (minor >= schemas[i].first && minor <= schemas[i].last)
+        if (has(release, &schemas[i]))
             TSR_TRY(define(ops, schemas[i].text));
     DC_TRY(
         aoti_torch_library_init_fragment("tessera", __FILE__, __LINE__, &ours));
@@ -96,16 +109,17 @@ static tsr_status implement_all(void) {
                      dc_register_op_count);
 }
 
-tsr_status dc_ops_register(int minor) {
+tsr_status dc_ops_register(int release) {
     dc_registry_state *registry = dc_registry();
     if (registry->ops_registered)
         return TSR_OK;
-    if (minor < schemas[0].first || minor > NEWEST)
+    if (release < OLDEST || release > NEWEST)
         return tsr_error(TSR_UNSUPPORTED,
-                         "DeepSpeed 0.%d: the ops of 0.%d to 0.%d are known",
-                         minor, schemas[0].first, NEWEST);
+                         "the ops of DeepSpeed 0.%d.%d are not known; those "
+                         "of 0.18 and 0.19 are: install one of these",
+                         release / 100, release % 100);
     TSR_TRY(dc_shim_load());
-    TSR_TRY(define_all(minor));
+    TSR_TRY(define_all(release));
     TSR_TRY(implement_all());
     registry->ops_registered = true;
     return TSR_OK;

@@ -5,10 +5,16 @@
 
 #include "shim.h"
 
-/* Defines the ops of a DeepSpeed version, 0.`minor`, once in a process.
+/* DeepSpeed 0.minor.patch; its ops change between patches too. */
+#define DC_RELEASE(minor, patch) ((minor)*100 + (patch))
+
+/* The index-th schema of a release; NULL: it has no more, or is not known. */
+const char *dc_ops_schema(int release, size_t index);
+
+/* Defines the ops of a DeepSpeed release, once in a process.
  * Errors: FAILED_PRECONDITION (defined already: the original library is
  * loaded); UNSUPPORTED (a version whose ops are not known). */
-tsr_status dc_ops_register(int minor);
+tsr_status dc_ops_register(int release);
 
 /* ---- arguments: each is taken once, and is then the caller's ---- */
 

@@ -1,5 +1,6 @@
 """install() and uninstall()."""
 import functools
+import pathlib
 import sys
 
 from . import library, module, ops
@@ -28,7 +29,8 @@ def install():
     if util.dc_handle is not None or any(name.endswith("dc_op") or name == "dc" for name in sys.modules):
         raise RuntimeError("tessera_torch: DeepSpeed's own DeepCompile library is loaded already; call "
                            "tessera_torch.install() before deepspeed.initialize()")
-    ops.define(_minor(deepspeed.__version__))
+    ops.check(deepspeed.__version__, pathlib.Path(deepspeed.__file__).parent / "ops/csrc/compile/init.cpp")
+    ops.define(ops.release_of(deepspeed.__version__))
     patches = Patches()
     try:
         patches.set_item(DeepCompileBuilder._loaded_ops, DeepCompileBuilder.NAME, module)
@@ -52,13 +54,6 @@ def uninstall():
         raise RuntimeError("tessera_torch: an engine is in use; engine.destroy() comes before uninstall()")
     _patches.undo()
     _patches = None
-
-
-def _minor(version: str) -> int:
-    major, minor = (int(part) for part in version.split(".")[:2])
-    if major != 0:
-        raise RuntimeError(f"tessera_torch: the ops of DeepSpeed {version} are not known; 0.18 and 0.19 are")
-    return minor
 
 
 # ---- engines: their calls name none, so each entry point says which one is meant ----

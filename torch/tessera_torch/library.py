@@ -56,6 +56,8 @@ class Library:
                               "TESSERA_TORCH_LIBRARY, or install the wheel")
         self._c = ctypes.CDLL(str(path()))
         self._c.tsr_torch_error.restype = ctypes.c_char_p
+        self._c.tsr_torch_schema.restype = ctypes.c_char_p
+        self._c.tsr_torch_schema.argtypes = [INT, ctypes.c_size_t]
         self._c.tsr_torch_current.restype = I64
         self._c.tsr_torch_current.argtypes = []
         self._c.tsr_torch_is_profiling.argtypes = []
@@ -69,6 +71,13 @@ class Library:
     def fail(self, status, message):
         """For callbacks: makes the message the calling thread's, and gives the status."""
         return self._c.tsr_torch_fail(status, message.encode(errors="replace"))
+
+    def schemas(self, release) -> list:
+        """Those of DeepSpeed 0.minor.patch, release being 100 * minor + patch; empty: not known."""
+        found = []
+        while (schema := self._c.tsr_torch_schema(release, len(found))) is not None:
+            found.append(schema.decode())
+        return found
 
     def current(self) -> int:
         return self._c.tsr_torch_current()

@@ -1,6 +1,8 @@
 """The ops and functions one by one, on one rank: their contract, and the defects of the original that must not come back."""
 import pathlib
-import re
+import subprocess
+import sys
+import tempfile
 import threading
 import unittest
 
@@ -11,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import tessera_torch
 from deepspeed.compile.config import CompileConfig
+from tessera_torch import library, ops
 from tessera_torch import module as dc
 
 GRAPH = 1 << 40
@@ -52,12 +55,32 @@ class Schemas(unittest.TestCase):
 
     def test_equal_to_deepspeeds_text(self):
         source = pathlib.Path(deepspeed.__file__).parent / "ops/csrc/compile/init.cpp"
-        text = re.sub(r'"\s*\n\s*"', "", source.read_text())
-        schemas = re.findall(r'm\.def\(\s*"([a-z_]+\(.*?-> [^"]+)"', text)
-        self.assertGreaterEqual(len(schemas), 14)
+        schemas = ops.in_source(source.read_text())
+        self.assertEqual(len(schemas), 14)
+        self.assertCountEqual(schemas, library.get().schemas(ops.release_of(deepspeed.__version__)))  # to the letter
         for schema in schemas:
             name = schema.split("(")[0]
             self.assertEqual(getattr(torch.ops.dc, name).default._schema, torch._C.parse_schema(f"dc::{schema}"))
+
+    def test_change_between_releases(self):  # schemas.py compares with the sources of each
+        ends = {release: [text for text in library.get().schemas(release) if text.startswith("end_backward")]
+                for release in (1800, 1809, 1900, 1901, 1902, 1908)}
+        self.assertEqual(ends[1800], ["end_backward(int graph_id) -> ()"])
+        self.assertEqual(ends[1900], ["end_backward(Any deps, int graph_id) -> ()"])
+        self.assertEqual(ends[1902], ["end_backward(Any deps, int graph_id, bool release_reduce_buckets) -> ()"])
+        self.assertEqual((ends[1809], ends[1901], ends[1908]), (ends[1800], ends[1900], ends[1902]))
+        for version in ("0.17.6", "0.20.0", "1.0.0", "master"):
+            with self.assertRaisesRegex(RuntimeError, f"the ops of DeepSpeed {version} are not known; .*install"):
+                ops.release_of(version)
+
+    def test_other_ops_than_the_version_should_have(self):
+        source = pathlib.Path(deepspeed.__file__).parent / "ops/csrc/compile/init.cpp"
+        with tempfile.TemporaryDirectory() as folder:
+            changed = pathlib.Path(folder) / "init.cpp"
+            changed.write_text(source.read_text().replace("int graph_id, int id, int n_users", "int graph_id, int id"))
+            with self.assertRaisesRegex(RuntimeError, "other ops than are known of that version: .*release_param"):
+                ops.check(deepspeed.__version__, changed)
+        ops.check(deepspeed.__version__, source)
 
 
 class Gather(OpTest):
@@ -375,7 +398,6 @@ class Errors(OpTest):
 class Engines(OpTest):
 
     def test_two_with_equal_ids(self):
-        from tessera_torch import library
         one, _ = self.param(1, (10, ))
         dc.register_graph_z3(GRAPH, [1])
         first = library.get().current()
@@ -412,6 +434,45 @@ class Installing(unittest.TestCase):
         tessera_torch.uninstall()
         self.assertEqual([getattr(*at) for at in watched], outside)
         tessera_torch.install()
+
+    def attributes(self):
+        """Of all modules of DeepSpeed and their classes, and of torch's tensors: what each name is."""
+        found = {}
+        for name, where in list(sys.modules.items()):
+            if where is None or not name.startswith("deepspeed"):
+                continue
+            for key, value in list(vars(where).items()):
+                found[name, key] = value
+                if isinstance(value, type) and value.__module__.startswith("deepspeed"):
+                    found.update({(value, inner): at for inner, at in vars(value).items()})
+        found.update({(torch.Tensor, key): value for key, value in vars(torch.Tensor).items()})
+        return found
+
+    def test_nothing_of_it_is_left(self):
+        tessera_torch.uninstall()
+        before = self.attributes()
+        tessera_torch.install()
+        changed = [key for key, value in self.attributes().items() if before.get(key) is not value]
+        self.assertGreater(len(changed), 15)  # it sees what install does
+        tessera_torch.uninstall()
+        after = self.attributes()
+        self.assertEqual([key for key in before if key not in after or after[key] is not before[key]], [])
+        self.assertEqual([key for key in after if key not in before], [])
+        tessera_torch.install()
+
+    def alone(self, prepare=""):
+        """The library in a process without torch."""
+        code = (f"import ctypes\n{prepare}\nlib = ctypes.CDLL({str(library.path())!r})\n"
+                "lib.tsr_torch_error.restype = ctypes.c_char_p\nprint(lib.tsr_torch_load(1908), lib.tsr_torch_error().decode())")
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    def test_no_torch_and_one_too_old(self):
+        self.assertIn("torch is not loaded: import torch first", self.alone())
+        with tempfile.TemporaryDirectory() as folder:
+            old = f"{folder}/libtorch_cpu.so"
+            subprocess.run(["cc", "-shared", "-Wl,-soname,libtorch_cpu.so", "-x", "c", "-", "-o", old], check=True, text=True,
+                           input="unsigned long aoti_torch_abi_version(void) { return 0; }")
+            self.assertIn("version 2.11 or later is needed", self.alone(f"ctypes.CDLL({old!r}, ctypes.RTLD_GLOBAL)"))
 
     def test_original_library_is_there_already(self):
         import deepspeed.compile.util as util
