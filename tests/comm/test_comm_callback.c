@@ -37,8 +37,9 @@ static void check_errors(void) {
     int seen = 77, all[2], mine = 1;
     tsr_bootstrap *bootstrap = NULL;
     CHECK_OK(tsr_bootstrap_create_callback(1, 2, refuse, &seen, &bootstrap));
-    CHECK_FAILS(tsr_bootstrap_exchange(bootstrap, &mine, sizeof mine, all, 1234),
-                TSR_UNAVAILABLE, "the store is gone");
+    CHECK_FAILS(
+        tsr_bootstrap_exchange(bootstrap, &mine, sizeof mine, all, 1234),
+        TSR_UNAVAILABLE, "the store is gone");
     tsr_bootstrap_release(bootstrap);
     const int wrong[][2] = {{-1, 2}, {2, 2}, {0, 0}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
