@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The long suite: what takes too long for every change. Each part says how far it is; a summary comes last; fails if a part failed.
-# Usage: scripts/test_long.sh [PART...]     without parts: all of them (model model-tsan mutants)
+# Usage: scripts/test_long.sh [PART...]     without parts: all of them (model model-tsan mutants torch torch-faults)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,12 +35,31 @@ model_tsan() {
 # Broken code that tests must notice.
 mutants() { scripts/mutants.sh; }
 
-[ $# -gt 0 ] || set -- model model-tsan mutants
+# The drop-in against DeepSpeed and the oracle, a pairwise cover (the better part of an hour); lines of build/long-torch.jsonl
+# are kept, so that it goes on where it was stopped.
+torch() {
+    build release tessera_torch || return 1
+    torch_test cover.py "$PWD/build/long-torch.jsonl"
+}
+# ... and four wrong builds, which it must see.
+torch_faults() { torch_test faults.py; }
+torch_test() { # FILE ARGUMENT...
+    local python
+    python=$(find "$PWD/.venv" "$PWD/.venv-torch" -path '*/bin/python' 2>/dev/null | head -1)
+    local file=$PWD/torch/tests/$1
+    shift
+    TESSERA_TORCH_LIBRARY=$PWD/build/release/torch/libtessera_torch.so PYTHONPATH=$PWD/torch \
+        torch/tests/run.sh "${TORCH_PYTHON:-$python}" "$file" "$@"
+}
+
+[ $# -gt 0 ] || set -- model model-tsan mutants torch torch-faults
 for name in "$@"; do
     case $name in
     model) part "$name" model ;;
     model-tsan) part "$name" model_tsan ;;
     mutants) part "$name" mutants ;;
+    torch) part "$name" torch ;;
+    torch-faults) part "$name" torch_faults ;;
     *) echo "no such part: $name" && exit 2 ;;
     esac
 done

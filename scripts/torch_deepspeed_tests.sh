@@ -2,12 +2,12 @@
 # Runs DeepSpeed's own tests of DeepCompile over tessera_torch: unit/compile and unit/v1/compile of a source tree of DeepSpeed, since
 # its package has none. Without TestZeRO and test_compile_autosp, which need GPUs.
 # Usage: [TESSERA_TORCH_TESTS=oracle] scripts/torch_deepspeed_tests.sh TREE [PYTEST-ARGUMENT...]
-#        needs .venv-torch (or $TORCH_PYTHON) with pytest, and the target tessera_torch of the preset release
+#        needs the Python of the drop-in's tests (or $TORCH_PYTHON) with pytest, and the target tessera_torch of the preset release
 set -euo pipefail
 here=$(realpath "$(dirname "$0")/..")
 tree=$(realpath "${1:?the path of a source tree of DeepSpeed}")
 shift
-python=${TORCH_PYTHON:-$here/.venv-torch/bin/python}
+python=${TORCH_PYTHON:-$(find "$here/.venv" "$here/.venv-torch" -path '*/bin/python' 2>/dev/null | head -1)}
 [ -d "$tree/tests/unit/v1/compile" ] || { echo "$tree has no tests/unit/v1/compile" >&2; exit 2; }
 
 export PYTHONPATH=$here/torch/tests/deepspeed_tests:$here/torch/tests:$here/torch:$tree:$tree/tests
