@@ -188,8 +188,9 @@ tsr_status zero_queue_synchronize(zero_queue *queue);
 tsr_status zero_own(zero_queue *queue, size_t count, size_t bytes,
                     void **out_context);
 void zero_disown(void *context); /* takes NULL */
-/* Runs the task (NULL: none) and then gives its context (zero_own) back. A task
- * that fails takes the group down: its peers wait for what it would send. */
+/* Runs the task (NULL: none) and then gives its context (zero_own) back, on
+ * failure when the queue is synchronized. A task that fails takes the group
+ * down: its peers wait for what it would send. */
 tsr_status zero_enqueue_owned(tsr_task task, void *context);
 
 /* An event that is recorded on this queue only. */

@@ -13,7 +13,7 @@
 struct zero_work {
     zero_work *next;
     zero_queue *queue;
-    _Atomic bool passed; /* by the stream; never, if that dropped it */
+    _Atomic bool passed; /* by the stream; never, if that dropped or refused */
     bool small;          /* its context has SMALL_BYTES; else not kept */
     tsr_task run;        /* NULL: none */
     void (*free)(tsr_device *device, void *memory, size_t bytes);
@@ -70,10 +70,9 @@ static tsr_status push_work(zero_queue *queue, zero_work *work) {
     else
         queue->first = work;
     queue->last = work;
-    tsr_status status = tsr_stream_enqueue(queue->stream, run_work, work);
-    if (status != TSR_OK)
-        atomic_store(&work->passed, true);
-    return status;
+    /* Refused: tasks before it may still use what it owns, which then stays
+     * until the queue is synchronized. */
+    return tsr_stream_enqueue(queue->stream, run_work, work);
 }
 
 static tsr_status make_work(size_t bytes, zero_work **out_work) {

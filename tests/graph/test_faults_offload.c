@@ -155,6 +155,27 @@ static finding copy_loses_its_role(plan_text *t) {
     return (finding){"wrong role", reload, value, "it is a copy of"};
 }
 
+/* The parameter in the definition of a state. */
+static int param_of_state(const plan_text *t, int value) {
+    int line;
+    const char *at = strstr(definition_of(t, value, &line), " state ");
+    at = at ? strstr(at, " p") : NULL;
+    CHECK_MESSAGE(at != NULL, "no state: %s", t->line[line]);
+    return atoi(at + 2);
+}
+
+/* Read as another parameter's moment of the same shape. */
+static finding copy_of_another_parameter(plan_text *t) {
+    char old[16], with[16];
+    int reload = reload_of(t, UPDATE, MOMENT), value = output_of(t, reload, 0);
+    snprintf(old, sizeof old, " p%d ", param_of_state(t, value));
+    snprintf(
+        with, sizeof with, " p%d ",
+        param_of_state(t, value_named(t, "h.1.attn.c_attn.weight.exp_avg")));
+    edit_value(t, value, old, with);
+    return (finding){"wrong role", reload, value, "it is a copy of"};
+}
+
 static finding copy_of_another_shape(plan_text *t) {
     int offload = some_offload(t), value = output_of(t, offload, 0);
     edit_value(t, value, "f32[2, ", "f32[3, ");
@@ -486,6 +507,7 @@ static const fault faults[] = {
     FAULT(gradient_on_the_host, BOTH),
     FAULT(declared_on_the_device, BOTH),
     FAULT(copy_loses_its_role, BOTH),
+    FAULT(copy_of_another_parameter, BOTH),
     FAULT(copy_of_another_shape, BOTH),
     FAULT(copy_on_compute, BOTH),
     FAULT(reload_before_offload, BOTH),

@@ -3,6 +3,7 @@
 #include "zero/eager_rank.h"
 
 #include "base/memory.h"
+#include "comm/backend.h"
 
 /* ---- arguments ---- */
 
@@ -30,6 +31,18 @@ static void options(rank_context *context) {
     bad.reduce_comm = bad.gather_comm;
     CHECK_FAILS(tsr_zero_create(&bad, &zero), TSR_INVALID_ARGUMENT,
                 "tsr_comm_split");
+    tsr_comm other = *rank.reduce_comm; /* asked who it is, no more */
+    bad = good;
+    bad.reduce_comm = &other;
+    other.rank = 1 - context->rank;
+    CHECK_FAILS(tsr_zero_create(&bad, &zero), TSR_INVALID_ARGUMENT,
+                context->rank == 0
+                    ? "rank 0 of 2 in gather_comm, 1 of 2 in reduce_comm"
+                    : "rank 1 of 2 in gather_comm, 0 of 2 in reduce_comm");
+    other.rank = context->rank;
+    other.world = 3;
+    CHECK_FAILS(tsr_zero_create(&bad, &zero), TSR_INVALID_ARGUMENT,
+                "of 2 in gather_comm");
     bad = good;
     bad.kernels = NULL;
     CHECK_FAILS(tsr_zero_create(&bad, &zero), TSR_INVALID_ARGUMENT, "NULL");
@@ -199,38 +212,120 @@ static void streams(rank_context *context) {
 
 /* ---- ranks that differ ---- */
 
-enum { DIFFER_SHAPE, DIFFER_DTYPE, DIFFER_COUNT, DIFFER_SETTINGS, DIFFERENCES };
+/* Each thing that must be alike. */
+typedef enum differing {
+    DIFFER_STAGE,
+    DIFFER_BUCKET_BYTES,
+    DIFFER_DOUBLE_BUFFER,
+    DIFFER_AVERAGE,
+    DIFFER_SYMMETRIC,
+    DIFFER_COUNT,
+    DIFFER_ID,
+    DIFFER_STORED,
+    DIFFER_DIMS,
+    DIFFER_SHAPE,
+    DIFFER_SHARD,
+    DIFFER_GRANULE,
+    DIFFER_FROZEN,
+    DIFFER_GATHERED,
+    DIFFER_COMMUNICATED,
+    DIFFER_ACCUMULATED,
+    DIFFER_PERSISTENT,
+    DIFFERENCES
+} differing;
+
+static tsr_zero_settings settings_but(differing kind) {
+    tsr_zero_settings settings = {.stage = 3, .bucket_bytes = 128};
+    switch (kind) {
+    case DIFFER_STAGE:
+        settings.stage = 2;
+        break;
+    case DIFFER_BUCKET_BYTES:
+        settings.bucket_bytes = 64;
+        break;
+    case DIFFER_DOUBLE_BUFFER:
+        settings.double_buffer = true;
+        break;
+    case DIFFER_AVERAGE:
+        settings.average = TSR_AVERAGE_BEFORE;
+        break;
+    case DIFFER_SYMMETRIC:
+        settings.symmetric_memory = true;
+        break;
+    default:
+        break;
+    }
+    return settings;
+}
+
+/* Of 21 elements; the shard is as large, but where it is what differs. */
+static test_param param_but(differing kind, int world) {
+    test_param param = param_of(5, 7, 3);
+    tsr_zero_param *desc = &param.desc;
+    switch (kind) {
+    case DIFFER_ID:
+        desc->id = 6;
+        break;
+    case DIFFER_STORED:
+        desc->type.dtype = TSR_BF16;
+        break;
+    case DIFFER_DIMS:
+        desc->type = (tsr_type){.dtype = TSR_F32, .dims = 1, .shape = {21}};
+        break;
+    case DIFFER_SHAPE:
+        desc->type.shape[0] = 3;
+        desc->type.shape[1] = 7;
+        break;
+    case DIFFER_SHARD:
+        desc->type.shape[0] = 70;
+        break;
+    case DIFFER_GRANULE:
+        desc->granule = (21 + world - 1) / world;
+        break;
+    case DIFFER_FROZEN:
+        desc->frozen = true;
+        break;
+    case DIFFER_GATHERED:
+        desc->gathered_dtype = TSR_BF16;
+        break;
+    case DIFFER_COMMUNICATED:
+        desc->communicated_dtype = TSR_BF16;
+        break;
+    case DIFFER_ACCUMULATED:
+        desc->accumulated_dtype = TSR_BF16;
+        break;
+    case DIFFER_PERSISTENT:
+        desc->persistent = true;
+        break;
+    default:
+        break;
+    }
+    return param;
+}
 
 static void difference(rank_context *context) {
-    static const char *const texts[DIFFERENCES] = {
-        "ranks 0 and 1 registered parameter 5", "registered parameter 5",
-        "rank 0 registered 2 parameters, rank 1 1",
-        "ranks 0 and 1 differ in stage, bucket_bytes"};
-    int kind = *(int *)context->argument;
-    bool odd = context->rank > 0;
+    differing kind = *(differing *)context->argument,
+              mine = context->rank > 0 ? kind : DIFFERENCES;
+    const char *text =
+        kind < DIFFER_COUNT    ? "ranks 0 and 1 differ in stage, bucket_bytes"
+        : kind == DIFFER_COUNT ? "rank 0 registered 2 parameters, rank 1 1"
+                               : "(number 1, from 0) differently";
     eager_rank rank;
-    test_param two[2] = {param_of(4, 5, 3), param_of(5, 7, 3)};
+    test_param two[2] = {param_of(4, 5, 3), param_but(mine, context->world)};
     rank_open(&rank, context,
-              &(rank_options){
-                  .settings = {.bucket_bytes =
-                                   odd && kind == DIFFER_SETTINGS ? 64 : 128},
-                  .kind = TSR_STREAM_QUEUED});
-    if (odd && kind == DIFFER_SHAPE)
-        two[1].desc.type.shape[0]++;
-    if (odd && kind == DIFFER_DTYPE)
-        two[1].desc.communicated_dtype = TSR_BF16;
+              &(rank_options){.settings = settings_but(mine),
+                              .kind = TSR_STREAM_QUEUED});
     param_register(&rank, &two[0]);
-    if (!odd || kind != DIFFER_COUNT)
-        param_register(&rank, &two[1]);
-    else
-        param_fill(&rank, &two[1]);
+    param_fill(&rank, &two[1]);
+    if (mine != DIFFER_COUNT)
+        CHECK_OK(tsr_zero_register_param(rank.zero, &two[1].desc, rank.stream));
     CHECK_OK(tsr_zero_register_graph(rank.zero, 1, &two[0].desc.id, 1));
-    tsr_view view;
+    CHECK_OK(tsr_zero_start_backward(rank.zero, true));
     for (int call = 0; call < 2; call++) /* on all ranks, each time */
         CHECK_FAILS(call ? tsr_zero_seal(rank.zero, rank.stream)
-                         : tsr_zero_allgather_param(rank.zero, 1, 4, TSR_F32,
-                                                    rank.stream, &view),
-                    TSR_FAILED_PRECONDITION, texts[kind]);
+                         : tsr_zero_reduce_grad(rank.zero, 1, 4,
+                                                two[0].gradient, rank.stream),
+                    TSR_FAILED_PRECONDITION, text);
     CHECK_OK(tsr_comm_poll(rank.gather_comm, NULL)); /* the group lives on */
     rank_close(&rank);
     param_release(&two[0]);
@@ -372,7 +467,7 @@ static void gives_up(rank_context *context) {
 }
 
 int main(void) {
-    run_threads(1, options, NULL);
+    run_threads(2, options, NULL);
     run_threads(1, params, NULL);
     run_threads(1, slices, NULL);
     run_threads(1, calls, NULL);

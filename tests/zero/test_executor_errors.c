@@ -63,8 +63,17 @@ static tsr_plan *compile_mystery(const tsr_op_table *ops) {
     return plan;
 }
 
+static size_t much_workspace(const tsr_op_view *view, int threads) {
+    (void)view;
+    (void)threads;
+    return 192;
+}
+
 static void check_unknown_op(void) {
-    static const tsr_kernel kernel = {.op = "mystery", .run = twice};
+    static const tsr_kernel kernel = {.op = "mystery", .run = twice},
+                            hungry = {.op = "mystery",
+                                      .run = twice,
+                                      .workspace = much_workspace};
     tsr_op_table *ops;
     tsr_kernel_table *kernels;
     tsr_device *device;
@@ -81,6 +90,11 @@ static void check_unknown_op(void) {
         .arena = arena, .kernels = kernels, .device = device};
     CHECK_FAILS(tsr_executor_create(&options, &executor), TSR_NOT_FOUND,
                 "'mystery'");
+    CHECK(executor == NULL && strstr(tsr_last_error(), "cellar"));
+
+    CHECK_OK(tsr_kernel_table_add(kernels, &hungry));
+    CHECK_FAILS(tsr_executor_create(&options, &executor), TSR_INVALID_ARGUMENT,
+                "needs 192 bytes of workspace here, the plan has 0");
     CHECK(executor == NULL && strstr(tsr_last_error(), "cellar"));
 
     CHECK_OK(tsr_kernel_table_add(kernels, &kernel));
