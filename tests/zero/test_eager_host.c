@@ -47,9 +47,9 @@ static void begin(witness *self, eager_rank *rank) {
 static void open_rank(eager_rank *rank, const rank_context *context,
                       test_param *param) {
     rank_open(rank, context,
-              &(rank_options){
-                  .settings = *(const tsr_zero_settings *)context->argument,
-                  .kind = TSR_STREAM_QUEUED});
+              &(rank_options){.settings =
+                                  *(const tsr_zero_settings *)context->argument,
+                              .kind = TSR_STREAM_QUEUED});
     param_fill(rank, param);
 }
 
@@ -100,8 +100,8 @@ static void reduces(rank_context *context) {
     for (int round = 0; round < ROUNDS; round++) {
         begin(&grad, &rank);
         CHECK_OK(tsr_zero_start_backward(rank.zero, true));
-        CHECK_OK(tsr_zero_reduce_grad(rank.zero, 1, 4, param.gradient,
-                                      rank.stream));
+        CHECK_OK(
+            tsr_zero_reduce_grad(rank.zero, 1, 4, param.gradient, rank.stream));
         CHECK_OK(tsr_zero_end_backward(rank.zero, rank.stream));
         CHECK(grad.seen || !settings->sync_before_reduce);
         CHECK(atomic_load(&grad.passed) || !settings->sync_after_reduce);
