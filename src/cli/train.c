@@ -346,10 +346,38 @@ static bool same_file(const char *a, const char *b) {
            !(there_a && !S_ISREG(info_a.st_mode));
 }
 
+/* Whether the path lies where a checkpoint in `out`, which may not be there
+ * yet, has its folder. */
+static bool is_checkpoint(const char *out, const char *path) {
+    while (strncmp(out, "./", 2) == 0)
+        out += 2;
+    while (strncmp(path, "./", 2) == 0)
+        path += 2;
+    const char *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    size_t out_length = strlen(out), length = (size_t)(name - path);
+    struct stat folder, parent;
+    if (strncmp(name, "step-", 5) != 0)
+        return false;
+    if (stat(out, &folder) == 0)
+        return stat_parent(path, &parent) && folder.st_dev == parent.st_dev &&
+               folder.st_ino == parent.st_ino;
+    while (out_length > 0 && out[out_length - 1] == '/')
+        out_length--;
+    while (length > 0 && path[length - 1] == '/')
+        length--;
+    return length == out_length && strncmp(out, path, length) == 0;
+}
+
 static tsr_status check_output(const train_job *self, const char *option,
                                const char *path) {
     if (!path)
         return TSR_OK;
+    if (self->flags.out && is_checkpoint(self->flags.out, path))
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "%s %s: names step-N in --out are those of "
+                         "checkpoints: choose another",
+                         option, path);
     bool data = tsr_corpus_has_file(self->corpus, path),
          eval =
              self->eval_corpus && tsr_corpus_has_file(self->eval_corpus, path);

@@ -38,6 +38,10 @@ static tsr_status check_options(const tsr_zero_options *options) {
         settings->average > TSR_AVERAGE_NONE)
         return tsr_error(TSR_INVALID_ARGUMENT, "average %d is none of its enum",
                          (int)settings->average);
+    if (settings->bucket_bytes > PTRDIFF_MAX)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "bucket_bytes is %zu: no memory is that large",
+                         settings->bucket_bytes);
     if (settings->symmetric_memory &&
         !(tsr_comm_capabilities(options->reduce_comm) & TSR_COMM_SHARED_MEMORY))
         return tsr_error(TSR_UNSUPPORTED,

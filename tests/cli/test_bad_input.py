@@ -206,6 +206,14 @@ class Outputs(CommandCase):
                 self.refuse(*BASE, "--out", path, names="--out")
         self.assertFalse(os.path.exists("/proc/x"))
 
+    def test_checkpoints_are_not_written_over(self):
+        """A checkpoint's folder would take the place of what another option writes."""
+        for option in ("--metrics", "--print-plan", "--timeline"):
+            for out, path in (("run", "run/step-3"), ("run/", "./run/step-3"), ("./", "step-1")):
+                with self.subTest(option=option, path=path):
+                    self.refuse(*BASE, "--out", out, option, path, names=f"{option} {path}")
+                    self.assertFalse(os.path.exists(self.path(path)))
+
     def test_out_in_use(self):
         """One training a folder; the lock ends with it, however it ends."""
         running = self.start(*BASE, "--out", "run", "--steps", "100000000", "--save-every", "1", "--ranks", "2")

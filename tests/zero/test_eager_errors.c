@@ -24,6 +24,10 @@ static void options(rank_context *context) {
     bad.settings.stage = 4;
     CHECK_FAILS(tsr_zero_create(&bad, &zero), TSR_INVALID_ARGUMENT, "stage 4");
     bad = good;
+    bad.settings.bucket_bytes = SIZE_MAX; /* would be rounded up to 0 */
+    CHECK_FAILS(tsr_zero_create(&bad, &zero), TSR_INVALID_ARGUMENT,
+                "no memory is that large");
+    bad = good;
     bad.settings.average = (tsr_average)3;
     CHECK_FAILS(tsr_zero_create(&bad, &zero), TSR_INVALID_ARGUMENT,
                 "average 3");
