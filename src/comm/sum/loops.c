@@ -229,7 +229,8 @@ static inline void wide_load(wide_f32 *value, const void *from, tsr_dtype dtype,
 /* Where sources are more than a second-level cache holds, processors follow two
  * streams of reads and one of writes at less than the speed of the next cache:
  * lines are asked for so many elements early (128 to 256 are alike; 66 instead
- * of 55 us for 4 MiB over two ranks). Shorter sources only lose by it. */
+ * of 55 us for 4 MiB over two ranks). Shorter sources only lose by it, and so
+ * do stores past the caches. */
 #define AHEAD ((size_t)192)
 #define AHEAD_LEAST ((size_t)256 << 10) /* elements; 1 MiB of f32 */
 #define LINE ((size_t)64)               /* bytes of a cache line */
@@ -255,7 +256,7 @@ static inline void pair_run(const tsr_sum_pair *pair, pair_mode mode, size_t at,
     float scale = pair->scale;
     size_t first_bytes = mode.first == TSR_F32 ? 4 : 2,
            second_bytes = mode.second == TSR_F32 ? 4 : 2;
-    bool long_run = pair->count >= AHEAD_LEAST;
+    bool long_run = !pair->past_caches && pair->count >= AHEAD_LEAST;
     wide_f64 sums[LANES / WIDE];
     memcpy(sums, lanes, sizeof sums);
     for (size_t i = 0; i < count; i += LANES) {
