@@ -72,7 +72,8 @@ TSR_API tsr_status tsr_bootstrap_create_mpi(tsr_bootstrap **out_bootstrap);
  * `mine` at once. mine: its message is tsr_last_error(); OK is returned. */
 TSR_API tsr_status tsr_bootstrap_conclude(tsr_bootstrap *bootstrap,
                                           tsr_status mine);
-/* MPI: ends all processes of the job (MPI_Abort); does not return. Other kinds:
+/* MPI: ends all processes of the job (MPI_Abort), once the launcher has read
+ * what this one wrote to stderr (at most 1 s); does not return. Other kinds:
  * does nothing. */
 TSR_API void tsr_bootstrap_end_job(tsr_bootstrap *bootstrap, int exit_code);
 

@@ -12,7 +12,6 @@
 #define TIMEOUT_MS 60000
 /* Within the 5 s in which a failed job ends. */
 #define SPEAKER_SECONDS 3
-#define DRAIN_MS 1000
 #define MOST_NAMED 8 /* ranks in a message */
 
 /* Where a rank runs. */
@@ -109,12 +108,8 @@ int ranks_fail(const cli_ranks *self, const cli_command *command,
 }
 
 int ranks_close(cli_ranks *self, int code) {
-    if (self->mpi && code != 0) {
-        /* A launcher that is told to end the job may not read what was said
-         * about it. */
-        tsr_os_wait_read(DRAIN_MS);
+    if (self->mpi && code != 0)
         tsr_bootstrap_end_job(self->mpi, code);
-    }
     tsr_bootstrap_release(self->mpi);
     *self = (cli_ranks){0};
     return code;

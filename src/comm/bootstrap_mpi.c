@@ -6,6 +6,8 @@
 #include "base/os.h"
 #include "comm/mpi.h"
 
+#define DRAIN_MS 1000
+
 typedef struct mpi_bootstrap {
     tsr_bootstrap base;
     tsr_mpi_session *session; /* owned */
@@ -77,6 +79,9 @@ static tsr_status mpi_conclude(tsr_bootstrap *bootstrap, tsr_status mine) {
 }
 
 static void mpi_end_job(tsr_bootstrap *bootstrap, int exit_code) {
+    /* A launcher that is told to end the job may not read what was said about
+     * it. */
+    tsr_os_wait_read(DRAIN_MS);
     tsr_mpi_session_abort(((mpi_bootstrap *)bootstrap)->session, exit_code);
 }
 
