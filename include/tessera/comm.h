@@ -146,6 +146,12 @@ TSR_API tsr_status tsr_comm_poll(tsr_comm *comm, int *out_rank);
  * (INVALID_ARGUMENT), since its peers wait for it. Thread-safe. */
 TSR_API void tsr_comm_abort(tsr_comm *comm, const char *reason);
 
+/* A word that the calls after this one carry (0 before the first) and that the
+ * ranks of a call compare, like its counts: a hash of what a caller has done,
+ * for one whose calls all look alike, so that what only one rank left out does
+ * not mix data of different calls. Not of a split. */
+TSR_API void tsr_comm_set_history(tsr_comm *comm, uint64_t hash);
+
 /* A second communicator over the same ranks and the same shared memory, with an
  * order of its own (gather and reduce use one each, so that neither waits
  * behind the other). Collective, blocking. Release it before its parent.

@@ -12,7 +12,12 @@
  * make the collective calls (marked so) in the same order, and between them the
  * same calls that change which copies are valid and which shards are resident.
  * A rank that alone runs out of memory in a collective call aborts the group:
- * its peers' calls return UNAVAILABLE naming it. A tsr_zero takes up to 64
+ * its peers' calls return UNAVAILABLE naming it. One whose argument alone was
+ * refused (no gradient, another address than the slot's) has not made that
+ * call: abort_step on all ranks makes good for it; else, as with any ranks that
+ * reduce or gather other parameters, or in another order, what they communicate
+ * next fails with FAILED_PRECONDITION ("ranks disagree") before any data of
+ * theirs is mixed. A tsr_zero takes up to 64
  * streams of the caller's; a call with one more fails with INVALID_ARGUMENT,
  * and aborts the group if it is collective.
  *

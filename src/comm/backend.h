@@ -26,6 +26,7 @@ struct tsr_comm {
     const tsr_comm_vtable *vtable;
     int rank, world;
     unsigned capabilities;
+    uint64_t history; /* tsr_comm_set_history */
 };
 
 /* Silence that counts as death, where the caller gave 0 (comm.h). */

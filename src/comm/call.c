@@ -40,6 +40,7 @@ tsr_call_digest tsr_call_digest_make(const tsr_call *call, size_t first,
         .sequence = call->sequence,
         .tensors = call->tensors,
         .hash = mix(0xcbf29ce484222325u, (uint64_t)call->root),
+        .history = call->history,
         .op = (uint32_t)call->op};
     for (size_t i = 0; i < tensors; i++) {
         size_t count;
@@ -54,7 +55,7 @@ tsr_call_digest tsr_call_digest_make(const tsr_call *call, size_t first,
 bool tsr_call_digest_equal(const tsr_call_digest *a, const tsr_call_digest *b) {
     return a->op == b->op && a->sequence == b->sequence &&
            a->tensors == b->tensors && a->bytes == b->bytes &&
-           a->hash == b->hash;
+           a->hash == b->hash && a->history == b->history;
 }
 
 static void describe(const tsr_call_digest *digest, char *text, size_t bytes) {
@@ -68,11 +69,14 @@ void tsr_call_mismatch(const tsr_call_digest *first, int rank,
                        const tsr_call_digest *other,
                        char text[TSR_CALL_MISMATCH_BYTES]) {
     char mine[128], theirs[128];
+    const char *more = "";
     describe(first, mine, sizeof mine);
     describe(other, theirs, sizeof theirs);
+    if (strcmp(mine, theirs) == 0)
+        more = first->hash != other->hash
+                   ? ", with other counts, dtypes or root"
+                   : ", after other calls of its program";
     snprintf(text, TSR_CALL_MISMATCH_BYTES,
              "ranks disagree: rank 0 calls %.100s, rank %d calls %.100s%s",
-             mine, rank, theirs,
-             strcmp(mine, theirs) == 0 ? ", with other counts, dtypes or root"
-                                       : "");
+             mine, rank, theirs, more);
 }

@@ -23,6 +23,7 @@ const char *tsr_call_op_name(uint32_t op); /* "?": not one of them */
 typedef struct tsr_call {
     tsr_comm *comm;    /* whose records hold it */
     uint64_t sequence; /* of the communicator's calls, from 1 */
+    uint64_t history;  /* of the caller's: tsr_comm_set_history */
     tsr_call_op op;
     int root;
     union {
@@ -43,6 +44,7 @@ void tsr_call_extent(const tsr_call *call, size_t tensor, size_t *out_count,
 typedef struct tsr_call_digest {
     uint64_t sequence, tensors, bytes; /* compared, with op */
     uint64_t hash;                     /* compared: counts, dtypes, root */
+    uint64_t history;                  /* compared */
     uint32_t op;
     int32_t status; /* of what the rank did before; not compared */
 } tsr_call_digest;

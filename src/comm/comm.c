@@ -26,6 +26,7 @@ static tsr_status check_dtype(const char *what, tsr_dtype dtype) {
 }
 
 static tsr_status enqueue(tsr_comm *comm, tsr_call call, tsr_stream *stream) {
+    call.history = comm->history;
     return comm->vtable->enqueue(comm, &call, stream);
 }
 
@@ -45,6 +46,10 @@ int tsr_comm_rank(const tsr_comm *comm) { return comm->rank; }
 int tsr_comm_world(const tsr_comm *comm) { return comm->world; }
 unsigned tsr_comm_capabilities(const tsr_comm *comm) {
     return comm->capabilities;
+}
+
+void tsr_comm_set_history(tsr_comm *comm, uint64_t hash) {
+    comm->history = hash;
 }
 
 tsr_status tsr_comm_poll(tsr_comm *comm, int *out_rank) {

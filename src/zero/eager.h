@@ -173,6 +173,7 @@ struct tsr_zero {
     bool sealed, profiling;
     bool last_micro_step; /* the step in hand ends with this backward */
     bool step_open;
+    uint64_t history; /* hash of the collective calls since abort_step */
     tsr_zero_memory held;
 };
 
@@ -220,6 +221,16 @@ tsr_status zero_after_queue(tsr_stream *waiter, const zero_queue *queue);
 /* The same for a stream of the caller's. */
 tsr_status zero_join(tsr_zero *zero, tsr_stream *stream,
                      const zero_queue *queue);
+/* What every rank does at this point of its collective calls, about a parameter
+ * or 0: ranks that did something else find out when they next communicate. */
+typedef enum zero_act {
+    ZERO_GATHER = 1,
+    ZERO_SLOT,
+    ZERO_REDUCE,
+    ZERO_END
+} zero_act;
+void zero_remember(tsr_zero *zero, zero_act act, int64_t about);
+void zero_forget(tsr_zero *zero);
 /* Passes `status` on. A failure of this rank alone takes the group down: its
  * peers wait for it in a call that it will not make. */
 tsr_status zero_give_up(const tsr_zero *zero, tsr_status status);

@@ -201,7 +201,10 @@ static void free_casts(tsr_zero *zero, const group *made) {
     }
 }
 
-static tsr_status launch(tsr_zero *zero, group *made) {
+static tsr_status launch(tsr_zero *zero, zero_param *const *params,
+                         group *made) {
+    for (size_t i = 0; i < made->count; i++)
+        zero_remember(zero, ZERO_GATHER, params[i]->desc.id);
     TSR_TRY(tsr_comm_gather(zero->options.gather_comm, made->gathers,
                             made->count, zero->gather.stream));
     for (size_t i = 0; i < made->count; i++)
@@ -226,7 +229,7 @@ tsr_status zero_gather(tsr_zero *zero, zero_param *const *params,
     TSR_TRY_GOTO(zero_after(zero, zero->gather.stream,
                             stream)); /* the shards' last writer */
     TSR_TRY_GOTO(prepare(zero, params, dtypes, &made));
-    TSR_TRY_GOTO(launch(zero, &made));
+    TSR_TRY_GOTO(launch(zero, params, &made));
     if (settings->sync_after_allgather)
         status = zero_queue_synchronize(&zero->gather);
 done:

@@ -289,6 +289,20 @@ tsr_status zero_join(tsr_zero *zero, tsr_stream *stream,
 
 /* ---- failures ---- */
 
+static void set_history(tsr_zero *zero, uint64_t history) {
+    zero->history = history;
+    tsr_comm_set_history(zero->options.gather_comm, history);
+    tsr_comm_set_history(zero->options.reduce_comm, history);
+}
+
+void zero_remember(tsr_zero *zero, zero_act act, int64_t about) {
+    const uint64_t prime = 0x100000001b3u; /* FNV-1a, a word at a time */
+    uint64_t hash = (zero->history ^ (uint64_t)act) * prime;
+    set_history(zero, (hash ^ (uint64_t)about) * prime);
+}
+
+void zero_forget(tsr_zero *zero) { set_history(zero, 0); }
+
 tsr_status zero_give_up(const tsr_zero *zero, tsr_status status) {
     char message[TSR_MESSAGE_BYTES];
     if (status == TSR_OK || status == TSR_UNAVAILABLE || zero->world == 1)

@@ -202,12 +202,16 @@ static bool in_bucket(const tsr_zero *zero, const void *address) {
     return false;
 }
 
-/* What all ranks refuse alike. */
-static tsr_status check_trained(const zero_param *param) {
-    return param->desc.frozen
+/* Refused on all ranks alike. */
+static tsr_status find_trained(const tsr_zero *zero, int64_t graph, int64_t id,
+                               zero_param **out_param) {
+    tsr_zero_binding *binding = NULL;
+    TSR_TRY(zero_find_param(zero, id, out_param));
+    TSR_TRY(zero_find_binding(zero, graph, id, &binding));
+    return (*out_param)->desc.frozen && !zero->profiling
                ? tsr_error(TSR_INVALID_ARGUMENT,
                            "parameter %lld is frozen and has no gradient",
-                           (long long)param->desc.id)
+                           (long long)id)
                : TSR_OK;
 }
 
@@ -263,17 +267,15 @@ static tsr_status add_grad(tsr_zero *zero, zero_param *param, const void *grad,
 tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph, int64_t id,
                                 const void *grad, tsr_stream *stream) {
     zero_param *param = NULL;
-    tsr_zero_binding *binding = NULL;
-    TSR_TRY(zero_find_param(zero, id, &param));
-    TSR_TRY(zero_find_binding(zero, graph, id, &binding));
+    TSR_TRY(find_trained(zero, graph, id, &param));
     if (zero->profiling)
         return TSR_OK;
-    TSR_TRY(check_trained(param));
     const zero_entry *taken = find_taken(zero, param);
     TSR_TRY(check_source(zero, param, taken, grad));
     if (!taken && !keeps(zero))
         TSR_TRY(check_room(zero, param));
     TSR_TRY(tsr_zero_seal(zero, stream));
+    zero_remember(zero, ZERO_REDUCE, id);
     return zero_give_up(zero, add_grad(zero, param, grad, stream));
 }
 
@@ -293,18 +295,16 @@ static tsr_status take_slot(tsr_zero *zero, zero_param *param,
 tsr_status tsr_zero_grad_slot(tsr_zero *zero, int64_t graph, int64_t id,
                               tsr_stream *stream, void **out_slot) {
     zero_param *param = NULL;
-    tsr_zero_binding *binding = NULL;
     *out_slot = NULL;
-    TSR_TRY(zero_find_param(zero, id, &param));
-    TSR_TRY(zero_find_binding(zero, graph, id, &binding));
+    TSR_TRY(find_trained(zero, graph, id, &param));
     if (zero->profiling)
         return TSR_OK;
-    TSR_TRY(check_trained(param));
     if (!find_taken(zero, param)) {
         if (keeps(zero))
             return TSR_OK;
         TSR_TRY(check_room(zero, param));
     }
     TSR_TRY(tsr_zero_seal(zero, stream));
+    zero_remember(zero, ZERO_SLOT, id);
     return zero_give_up(zero, take_slot(zero, param, stream, out_slot));
 }

@@ -56,6 +56,7 @@ tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream) {
     if (zero->profiling)
         return TSR_OK;
     TSR_TRY(zero_check_filled(zero));
+    zero_remember(zero, ZERO_END, zero->last_micro_step);
     TSR_TRY(zero_give_up(zero, end_micro_step(zero, stream)));
     return tsr_comm_poll(zero->options.reduce_comm, NULL);
 }
@@ -69,6 +70,7 @@ tsr_status tsr_zero_abort_step(tsr_zero *zero, tsr_stream *stream) {
             false;
     zero->step_open = false;
     zero->last_micro_step = false;
+    zero_forget(zero);
     TSR_TRY(zero_after(zero, zero->reduce.stream, stream)); /* writes slots */
     TSR_TRY(zero_drop_waiting(zero));
     return join_gradients(zero, stream);

@@ -86,8 +86,8 @@ static inline tsr_comm *faulty_wrap(tsr_comm *inner, void *plan) {
     };
     faulty_comm *self = calloc(1, sizeof *self);
     CHECK(self);
-    *self = (faulty_comm){
-        {&vtable, inner->rank, inner->world, inner->capabilities}, inner, plan};
+    *self = (faulty_comm){.base = *inner, .inner = inner, .plan = plan};
+    self->base.vtable = &vtable;
     return &self->base;
 }
 
