@@ -14,8 +14,7 @@ static void pair_open(pair *self, const rank_context *context, int stage) {
                               .kind = TSR_STREAM_QUEUED});
     for (int p = 0; p < 2; p++)
         param_register(&self->rank, &self->two[p]);
-    CHECK_OK(
-        tsr_zero_register_graph(self->rank.zero, 1, (int64_t[]){4, 5}, 2));
+    CHECK_OK(tsr_zero_register_graph(self->rank.zero, 1, (int64_t[]){4, 5}, 2));
     CHECK_OK(tsr_zero_seal(self->rank.zero, self->rank.stream));
 }
 
