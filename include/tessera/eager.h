@@ -19,7 +19,9 @@
  * next fails with FAILED_PRECONDITION ("ranks disagree") before any data of
  * theirs is mixed. A tsr_zero takes up to 64
  * streams of the caller's; a call with one more fails with INVALID_ARGUMENT,
- * and aborts the group if it is collective.
+ * and aborts the group if it is collective. NULL, where it is not allowed, is
+ * refused with INVALID_ARGUMENT naming the function and the argument: nothing
+ * has happened then. (Calls that return no status must have their tsr_zero.)
  *
  *   copy:   absent --[allgather_param, prefetch_params_fused]--> gathering
  *           gathering --[event]--> valid --[last release_param]--> absent

@@ -166,6 +166,8 @@ static tsr_status replace_param(tsr_zero *zero, zero_param *param,
 tsr_status tsr_zero_register_param(tsr_zero *zero, const tsr_zero_param *desc,
                                    tsr_stream *stream) {
     zero_param *param = NULL, described;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
+    TSR_TRY(zero_given(desc, __func__, "param"));
     int32_t index = tsr_map_get(&zero->param_index, desc->id);
     TSR_TRY(describe(zero, desc, &described));
     if (index >= 0)
@@ -180,6 +182,7 @@ tsr_status tsr_zero_update_param_grad_buffer(tsr_zero *zero, int64_t id,
                                              tsr_tensor grad,
                                              tsr_stream *stream) {
     zero_param *param = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_find_param(zero, id, &param));
     TSR_TRY(check_grad(param, &grad, grad_count(zero, param)));
     param->desc.grad = grad;
@@ -192,6 +195,7 @@ tsr_status tsr_zero_update_param_grad_slice(tsr_zero *zero, int64_t id,
                                             int64_t slice_count,
                                             tsr_stream *stream) {
     zero_param *param = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_find_param(zero, id, &param));
     if (zero->options.settings.stage == 3)
         return tsr_error(TSR_FAILED_PRECONDITION,
@@ -212,6 +216,7 @@ tsr_status tsr_zero_update_param_grad_slice(tsr_zero *zero, int64_t id,
 tsr_status tsr_zero_update_param_shard(tsr_zero *zero, int64_t id,
                                        tsr_tensor shard) {
     zero_param *param = NULL;
+    TSR_TRY(zero_given(zero, __func__, "zero"));
     TSR_TRY(zero_find_param(zero, id, &param));
     TSR_TRY(zero_check_resident(param));
     param->desc.shard = shard;
@@ -312,6 +317,7 @@ done:
 }
 
 tsr_status tsr_zero_seal(tsr_zero *zero, tsr_stream *stream) {
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     if (zero->sealed)
         return TSR_OK;
     tsr_status status = check_alike(zero);
