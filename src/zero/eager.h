@@ -257,6 +257,9 @@ tsr_status zero_give_up(const tsr_zero *zero, tsr_status status);
 /* NOT_FOUND naming the id. */
 tsr_status zero_find_param(const tsr_zero *zero, int64_t id,
                            zero_param **out_param);
+/* INVALID_ARGUMENT naming the parameter. NULL is aligned. what: "shard" */
+tsr_status zero_check_aligned(const zero_param *param, const char *what,
+                              const void *memory, tsr_dtype dtype);
 /* Zeroes the gradient buffer on the reduce stream. */
 tsr_status zero_grad(tsr_zero *zero, const zero_param *param);
 
