@@ -1,9 +1,7 @@
 /* The eager front, failures: what it refuses and with which words; memory that
  * runs out at every allocation; ranks that differ; a rank that gives up. */
-#include "zero/eager_rank.h"
-
-#include "base/memory.h"
 #include "comm/backend.h"
+#include "zero/eager_failing.h"
 
 /* ---- arguments ---- */
 
@@ -464,13 +462,6 @@ static void recover(eager_rank *rank, test_param *two) {
     check_held(rank, held);
 }
 
-typedef struct failing {
-    int stage;
-    bool heap; /* the test's allocator fails, else tsr_alloc */
-    long n;
-    bool reached; /* out */
-} failing;
-
 static void fail_nth(rank_context *context) {
     failing *at = context->argument;
     eager_rank rank;
@@ -489,14 +480,9 @@ static void fail_nth(rank_context *context) {
                 two[p].gradient, TSR_F32, (size_t)i,
                 (grad_value(0, 4 + p, 0, i) + grad_value(0, 4 + p, 1, i)) / 2);
     }
-    if (at->heap)
-        rank.heap.fail_at = (int)at->n;
-    else
-        tsr_alloc_fail_at(at->n);
+    failing_begin(at, &rank);
     tsr_status status = try_step(&rank, two);
-    tsr_alloc_fail_at(0);
-    at->reached = status != TSR_OK;
-    CHECK(status == TSR_OK || status == TSR_OUT_OF_MEMORY);
+    failing_end(at, &rank, status);
     if (status != TSR_OK)
         recover(&rank, two);
     rank_close(&rank);
@@ -564,15 +550,7 @@ int main(void) {
     run_threads(3, gives_up, &(bool){true});
     int points = 0;
     for (int stage = 1; stage <= 3; stage++)
-        for (int heap = 0; heap < 2; heap++) {
-            failing at = {.stage = stage, .heap = heap, .reached = true};
-            while (at.reached) {
-                at.n++;
-                points++;
-                run_threads(1, fail_nth, &at);
-            }
-            CHECK(at.n > 2);
-        }
+        points += failing_each(fail_nth, stage);
     printf("memory ran out at %d places\n", points);
     return 0;
 }
