@@ -19,7 +19,9 @@
  * next fails with FAILED_PRECONDITION ("ranks disagree") before any data of
  * theirs is mixed. A tsr_zero takes up to 64
  * streams of the caller's; a call with one more fails with INVALID_ARGUMENT,
- * and aborts the group if it is collective.
+ * and aborts the group if it is collective. NULL, where it is not allowed, is
+ * refused with INVALID_ARGUMENT naming the function and the argument: nothing
+ * has happened then. (Calls that return no status must have their tsr_zero.)
  *
  *   copy:   absent --[allgather_param, prefetch_params_fused]--> gathering
  *           gathering --[event]--> valid --[last release_param]--> absent
@@ -62,8 +64,8 @@ typedef struct tsr_allocator {
     void *context; /* borrowed */
 } tsr_allocator;
 
-/* Memory of the caller that may be swapped: its address is asked for at each
- * call. */
+/* Memory of the caller that may be swapped: its address, a multiple of the
+ * bytes of an element, is asked for at each call. */
 typedef struct tsr_tensor {
     void *(*address)(void *context); /* NULL: context is the address */
     void *context;                   /* borrowed */
@@ -122,8 +124,9 @@ TSR_API void tsr_zero_release(tsr_zero *zero);
  * the gradient buffer). */
 typedef struct tsr_zero_param {
     int64_t id;
-    tsr_type type;    /* whole; its dtype is the stored one */
-    int64_t granule;  /* a shard is a multiple of so many elements; 0: 1 */
+    tsr_type type;   /* whole; its dtype is the stored one */
+    int64_t granule; /* a shard is a multiple of so many elements; 0: 1 */
+    /* Aligned to an element of the stored and of the accumulated dtype. */
     tsr_tensor shard; /* stage 3: (shard elements); 1, 2: unused */
     tsr_tensor grad;  /* stage 3: (shard elements); 1, 2: (slice_count) */
     bool frozen;      /* has no gradient */
@@ -142,7 +145,8 @@ TSR_API tsr_status tsr_zero_register_param(tsr_zero *zero,
                                            const tsr_zero_param *param,
                                            tsr_stream *stream);
 /* Zeroes the new buffer likewise. Gradients that wait go into it, and those of
- * slots that are taken. */
+ * slots that are taken. Errors: NOT_FOUND; INVALID_ARGUMENT (NULL, or not
+ * aligned). */
 TSR_API tsr_status tsr_zero_update_param_grad_buffer(tsr_zero *zero, int64_t id,
                                                      tsr_tensor grad,
                                                      tsr_stream *stream);
@@ -153,7 +157,9 @@ TSR_API tsr_status tsr_zero_update_param_grad_slice(tsr_zero *zero, int64_t id,
                                                     int64_t slice_offset,
                                                     int64_t slice_count,
                                                     tsr_stream *stream);
-/* The same weights elsewhere: copies stay valid (else weights_changed). */
+/* The same weights elsewhere: copies stay valid (else weights_changed). Errors:
+ * NOT_FOUND; INVALID_ARGUMENT (not aligned); FAILED_PRECONDITION (the shard is
+ * on the host). */
 TSR_API tsr_status tsr_zero_update_param_shard(tsr_zero *zero, int64_t id,
                                                tsr_tensor shard);
 
@@ -189,8 +195,9 @@ typedef struct tsr_view {
  * Cost: a copy of the whole parameter; a cast runs on the shard, before the
  * wire. Collective unless a copy is valid, which is so on all ranks or none.
  * Errors: NOT_FOUND; INVALID_ARGUMENT (dtype is not f32, bf16 or f16; no
- * shard); FAILED_PRECONDITION (stages 1 and 2 gather nothing); OUT_OF_MEMORY;
- * UNAVAILABLE. Those of all calls that gather. */
+ * shard, or one that is not aligned); FAILED_PRECONDITION (stages 1 and 2
+ * gather nothing); OUT_OF_MEMORY; UNAVAILABLE. Those of all calls that gather.
+ */
 TSR_API tsr_status tsr_zero_allgather_param(tsr_zero *zero, int64_t graph,
                                             int64_t id, tsr_dtype dtype,
                                             tsr_stream *stream,

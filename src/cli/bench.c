@@ -125,8 +125,9 @@ static int run(int argc, char **argv) {
                      strcmp(self.flags.what.data[0], "step") != 0))
         code = options_mistake(&bench_command, "what to measure? known: step");
     if (code >= 0)
-        return ranks_mistake(code);
-    tsr_status status = ranks_open(self.flags.session.ranks, &self.ranks);
+        return ranks_mistake(&bench_command, code);
+    tsr_status status =
+        ranks_open(&bench_command, self.flags.session.ranks, &self.ranks);
     if (status == TSR_OK)
         status =
             ranks_agree_on_options(&self.ranks, &bench_command, &self.flags);

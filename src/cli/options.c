@@ -54,6 +54,7 @@ static int mistake(const cli_command *command, const char *format, ...) {
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
     snprintf(hint, sizeof hint, "; see tessera %s --help", command->name);
+    (void)tsr_error(TSR_INVALID_ARGUMENT, "%s%s", message, hint);
     if (speaks())
         print_problem(command->name, message, hint);
     return EXIT_USAGE;

@@ -49,7 +49,8 @@ typedef struct cli_command {
 } cli_command;
 
 /* Fills `values` from the arguments. Returns -1 to go on, or the exit code: 0
- * after --help, 2 after a mistake (one line on standard error names it). */
+ * after --help, 2 after a mistake, which is then tsr_last_error(): one line on
+ * standard error names it, of rank 0 where an MPI launcher started ranks. */
 int options_parse(const cli_command *command, int argc, char **argv,
                   void *values);
 
@@ -57,7 +58,7 @@ int options_parse(const cli_command *command, int argc, char **argv,
  * counts. */
 uint64_t options_digest(const option_row *row, const void *values);
 
-/* A mistake that the table cannot find. Returns 2, after one line. */
+/* The same for a mistake that the table cannot find. Returns 2. */
 int options_mistake(const cli_command *command, const char *message);
 
 /* Prints "tessera COMMAND: message" and the hint as one line on standard error.

@@ -1,6 +1,7 @@
 #include "cli/ranks.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/memory.h"
@@ -14,8 +15,9 @@
 #define SPEAKER_SECONDS 3
 #define MOST_NAMED 8 /* ranks in a message */
 
-/* Where a rank runs. */
+/* What a rank runs, and where. */
 typedef struct rank_place {
+    char command[32];
     uint64_t host, processors; /* tsr_os_place */
     int32_t processor_count;
 } rank_place;
@@ -48,10 +50,22 @@ static void look_around(cli_ranks *self, const rank_place *all) {
     }
 }
 
-static tsr_status join_job(int64_t asked, cli_ranks *self) {
+static tsr_status check_commands(const rank_place *all, int world) {
+    for (int r = 1; r < world; r++)
+        if (strcmp(all[r].command, all[0].command) != 0)
+            return tsr_error(TSR_INVALID_ARGUMENT,
+                             "rank %d runs `tessera %s`, rank 0 `tessera %s`: "
+                             "give all ranks the same command",
+                             r, all[r].command, all[0].command);
+    return TSR_OK;
+}
+
+static tsr_status join_job(const cli_command *command, int64_t asked,
+                           cli_ranks *self) {
     rank_place mine = {.processor_count = tsr_os_processors()}, *all = NULL;
     tsr_status status;
     int rank;
+    snprintf(mine.command, sizeof mine.command, "%s", command->name);
     (void)tsr_mpi_launched(&rank, NULL);
     self->first = rank <= 0;
     TSR_TRY_GOTO(tsr_bootstrap_create_mpi(&self->mpi));
@@ -68,13 +82,15 @@ static tsr_status join_job(int64_t asked, cli_ranks *self) {
     tsr_os_place(&mine.host, &mine.processors);
     TSR_TRY_GOTO(
         tsr_bootstrap_exchange(self->mpi, &mine, sizeof mine, all, TIMEOUT_MS));
+    TSR_TRY_GOTO(check_commands(all, self->world));
     look_around(self, all);
 done:
     tsr_free(all);
     return status;
 }
 
-tsr_status ranks_open(int64_t asked, cli_ranks *out_ranks) {
+tsr_status ranks_open(const cli_command *command, int64_t asked,
+                      cli_ranks *out_ranks) {
     int world = asked ? (int)asked : 1;
     int threads = tsr_os_processors() / world;
     *out_ranks = (cli_ranks){.first = true,
@@ -83,16 +99,20 @@ tsr_status ranks_open(int64_t asked, cli_ranks *out_ranks) {
                              .one_host = true,
                              .sharing = world,
                              .threads = threads < 1 ? 1 : threads};
-    return launched() ? join_job(asked, out_ranks) : TSR_OK;
+    return launched() ? join_job(command, asked, out_ranks) : TSR_OK;
 }
 
-int ranks_mistake(int code) {
+int ranks_mistake(const cli_command *command, int code) {
     cli_ranks self;
+    char message[TSR_MESSAGE_BYTES];
     if (code == 0 || !launched())
         return code;
-    if (ranks_open(0, &self) == TSR_OK)
+    memcpy(message, tsr_last_error(), strlen(tsr_last_error()) + 1);
+    (void)ranks_open(command, 0, &self);
+    if (self.mpi)
         (void)tsr_bootstrap_conclude(
-            self.mpi, tsr_error(TSR_INVALID_ARGUMENT, "the command line"));
+            self.mpi, tsr_error(TSR_INVALID_ARGUMENT, "rank %d: %s",
+                                tsr_bootstrap_rank(self.mpi), message));
     return ranks_close(&self, code);
 }
 

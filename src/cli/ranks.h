@@ -19,11 +19,15 @@ typedef struct cli_ranks {
     int threads; /* a rank: the processors there are for the one with fewest */
 } cli_ranks;
 
-/* Finds out. asked: --ranks, 0 if not given. Collective under MPI. */
-tsr_status ranks_open(int64_t asked, cli_ranks *out_ranks);
-/* A command line that does not parse, under MPI: rank 0 has said so; ends the
- * job. Else, and for code 0, returns the code. */
-int ranks_mistake(int code);
+/* Finds out. asked: --ranks, 0 if not given. Collective under MPI.
+ * Errors: INVALID_ARGUMENT (`asked` is not what the launcher started; ranks run
+ * different commands: names both); those of tsr_bootstrap_create_mpi. */
+tsr_status ranks_open(const cli_command *command, int64_t asked,
+                      cli_ranks *out_ranks);
+/* A command line that does not parse, the mistake being tsr_last_error(). Under
+ * MPI ends the job: rank 0 has said its own mistake, or is told that of another
+ * rank to say. Else, and for code 0, returns the code. */
+int ranks_mistake(const cli_command *command, int code);
 /* This process's failure, whose message is tsr_last_error(): one line on
  * standard error from all ranks together, the cause. Returns the exit code. */
 int ranks_fail(const cli_ranks *ranks, const cli_command *command,

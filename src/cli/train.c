@@ -558,14 +558,15 @@ static int run(int argc, char **argv) {
                                 .min_lr = -1}};
     int code = options_parse(&train_command, argc, argv, &self.flags);
     if (code >= 0)
-        return ranks_mistake(code);
+        return ranks_mistake(&train_command, code);
     if (self.flags.warmup < 0)
         self.flags.warmup =
             self.flags.steps / 10 < 100 ? self.flags.steps / 10 : 100;
     if (self.flags.min_lr < 0)
         self.flags.min_lr = self.flags.lr / 10;
     guard_install();
-    tsr_status status = ranks_open(self.flags.session.ranks, &self.ranks);
+    tsr_status status =
+        ranks_open(&train_command, self.flags.session.ranks, &self.ranks);
     if (status == TSR_OK)
         status = open_job(&self);
     if (status != TSR_OK) {

@@ -7,14 +7,30 @@
 /* Enough that a layer's gradients share a call, small enough to start early. */
 #define DEFAULT_BUCKET_BYTES ((size_t)64 << 20)
 
+/* ---- arguments ---- */
+
+tsr_status zero_not_given(const char *function, const char *argument) {
+    return tsr_error(TSR_INVALID_ARGUMENT, "%s: %s is NULL", function,
+                     argument);
+}
+
 /* ---- making ---- */
+
+static tsr_status check_given(const tsr_zero_options *options,
+                              const char *function) {
+    const tsr_allocator *allocator = options->allocator;
+    TSR_TRY(zero_given(options->device, function, "options.device"));
+    TSR_TRY(zero_given(options->gather_comm, function, "options.gather_comm"));
+    TSR_TRY(zero_given(options->reduce_comm, function, "options.reduce_comm"));
+    TSR_TRY(zero_given(options->kernels, function, "options.kernels"));
+    if (!allocator)
+        return TSR_OK;
+    TSR_TRY(zero_given(allocator->alloc, function, "options.allocator.alloc"));
+    return zero_given(allocator->free, function, "options.allocator.free");
+}
 
 static tsr_status check_options(const tsr_zero_options *options) {
     const tsr_zero_settings *settings = &options->settings;
-    if (!options->device || !options->gather_comm || !options->reduce_comm ||
-        !options->kernels)
-        return tsr_error(TSR_INVALID_ARGUMENT,
-                         "the device, a communicator or the kernels are NULL");
     if (options->gather_comm == options->reduce_comm)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "gathers and reduces need a communicator each: "
@@ -65,7 +81,10 @@ tsr_status tsr_zero_create(const tsr_zero_options *options,
                            tsr_zero **out_zero) {
     tsr_status status = TSR_OK;
     tsr_zero *zero = NULL;
+    TSR_TRY(zero_given(out_zero, __func__, "out_zero"));
     *out_zero = NULL;
+    TSR_TRY(zero_given(options, __func__, "options"));
+    TSR_TRY(check_given(options, __func__));
     TSR_TRY(check_options(options));
     TSR_TRY_GOTO(tsr_alloc(1, sizeof *zero, (void **)&zero));
     zero->options = *options;
@@ -145,11 +164,9 @@ tsr_zero_memory tsr_zero_memory_held(const tsr_zero *zero) {
 
 /* Nothing to do: backward's course alone says what a step is. */
 tsr_status tsr_zero_start_forward(tsr_zero *zero) {
-    (void)zero;
-    return TSR_OK;
+    return zero_given(zero, __func__, "zero");
 }
 
 tsr_status tsr_zero_end_forward(tsr_zero *zero) {
-    (void)zero;
-    return TSR_OK;
+    return zero_given(zero, __func__, "zero");
 }

@@ -177,6 +177,23 @@ struct tsr_zero {
     tsr_zero_memory held;
 };
 
+/* ---- eager.c ---- */
+
+tsr_status zero_not_given(const char *function, const char *argument);
+
+/* What a call must be given, asked before anything else. */
+static inline tsr_status zero_given(bool given, const char *function,
+                                    const char *argument) {
+    return given ? TSR_OK : zero_not_given(function, argument);
+}
+
+static inline tsr_status zero_check_call(const tsr_zero *zero,
+                                         const tsr_stream *stream,
+                                         const char *function) {
+    TSR_TRY(zero_given(zero, function, "zero"));
+    return zero_given(stream, function, "stream");
+}
+
 /* ---- eager_queue.c ---- */
 
 tsr_status zero_queue_create(tsr_zero *zero, zero_queue *queue,
@@ -240,6 +257,9 @@ tsr_status zero_give_up(const tsr_zero *zero, tsr_status status);
 /* NOT_FOUND naming the id. */
 tsr_status zero_find_param(const tsr_zero *zero, int64_t id,
                            zero_param **out_param);
+/* INVALID_ARGUMENT naming the parameter. NULL is aligned. what: "shard" */
+tsr_status zero_check_aligned(const zero_param *param, const char *what,
+                              const void *memory, tsr_dtype dtype);
 /* Zeroes the gradient buffer on the reduce stream. */
 tsr_status zero_grad(tsr_zero *zero, const zero_param *param);
 

@@ -177,6 +177,9 @@ static tsr_status prepare(tsr_zero *zero, zero_param *const *params,
             return tsr_error(TSR_INVALID_ARGUMENT,
                              "parameter %lld: shard is NULL",
                              (long long)param->desc.id);
+        if (bytes > 0)
+            TSR_TRY(zero_check_aligned(param, "shard", shard,
+                                       param->desc.type.dtype));
         if (dtypes[i] != param->desc.type.dtype && bytes > 0) {
             TSR_TRY(zero->allocator.alloc(zero->allocator.context, bytes,
                                           zero->gather.stream,

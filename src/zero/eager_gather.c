@@ -105,6 +105,8 @@ tsr_status tsr_zero_allgather_param(tsr_zero *zero, int64_t graph, int64_t id,
                                     tsr_view *out_view) {
     zero_param *param = NULL;
     tsr_zero_binding *binding = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
+    TSR_TRY(zero_given(out_view, __func__, "out_view"));
     TSR_TRY(zero_find_param(zero, id, &param));
     TSR_TRY(zero_find_binding(zero, graph, id, &binding));
     TSR_TRY(check_gather(zero, param, dtype));
@@ -121,6 +123,8 @@ tsr_status tsr_zero_prefetch_params_fused(tsr_zero *zero, const int64_t *ids,
     tsr_status status = TSR_OK;
     wanted_list list = {0};
     zero_param *param = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
+    TSR_TRY(zero_given(count == 0 || ids, __func__, "ids"));
     for (size_t i = 0; i < count; i++) {
         TSR_TRY(zero_find_param(zero, ids[i], &param));
         TSR_TRY(check_gather(zero, param,
@@ -141,6 +145,8 @@ done:
 tsr_status tsr_zero_wait_binding(tsr_zero *zero, tsr_zero_binding *binding,
                                  tsr_stream *stream) {
     int index;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
+    TSR_TRY(zero_given(binding, __func__, "binding"));
     if (!binding->copy)
         return tsr_error(
             TSR_FAILED_PRECONDITION,
@@ -155,6 +161,7 @@ tsr_status tsr_zero_wait_binding(tsr_zero *zero, tsr_zero_binding *binding,
 tsr_status tsr_zero_wait_allgather(tsr_zero *zero, int64_t graph, int64_t id,
                                    tsr_stream *stream) {
     tsr_zero_binding *binding = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_find_binding(zero, graph, id, &binding));
     return tsr_zero_wait_binding(zero, binding, stream);
 }
@@ -162,6 +169,8 @@ tsr_status tsr_zero_wait_allgather(tsr_zero *zero, int64_t graph, int64_t id,
 tsr_status tsr_zero_release_binding(tsr_zero *zero, tsr_zero_binding *binding,
                                     int users, tsr_stream *stream) {
     int index;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
+    TSR_TRY(zero_given(binding, __func__, "binding"));
     if (users < 1)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "parameter %lld: %d users; at least 1 is needed",
@@ -184,6 +193,7 @@ tsr_status tsr_zero_release_binding(tsr_zero *zero, tsr_zero_binding *binding,
 tsr_status tsr_zero_release_param(tsr_zero *zero, int64_t graph, int64_t id,
                                   int users, tsr_stream *stream) {
     tsr_zero_binding *binding = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_find_binding(zero, graph, id, &binding));
     return tsr_zero_release_binding(zero, binding, users, stream);
 }
@@ -193,6 +203,8 @@ tsr_status tsr_zero_release_param(tsr_zero *zero, int64_t graph, int64_t id,
 tsr_status tsr_zero_weights_changed(tsr_zero *zero, const int64_t *ids,
                                     size_t count, tsr_stream *stream) {
     zero_param *param = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
+    TSR_TRY(zero_given(count == 0 || ids, __func__, "ids"));
     for (size_t i = 0; i < count; i++) {
         TSR_TRY(zero_find_param(zero, ids[i], &param));
         TSR_TRY(zero_check_resident(param));
@@ -210,6 +222,7 @@ tsr_status tsr_zero_weights_changed(tsr_zero *zero, const int64_t *ids,
 tsr_status tsr_zero_set_persistent(tsr_zero *zero, int64_t id,
                                    tsr_stream *stream) {
     zero_param *param = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_find_param(zero, id, &param));
     tsr_dtype dtype = param->desc.gathered_dtype;
     TSR_TRY(check_gather(zero, param, dtype));
@@ -222,6 +235,7 @@ tsr_status tsr_zero_set_persistent(tsr_zero *zero, int64_t id,
 
 tsr_status tsr_zero_invalidate_gathered_param(tsr_zero *zero, int64_t id) {
     zero_param *param = NULL;
+    TSR_TRY(zero_given(zero, __func__, "zero"));
     TSR_TRY(zero_find_param(zero, id, &param));
     if (param->persistent)
         return TSR_OK;
@@ -230,6 +244,7 @@ tsr_status tsr_zero_invalidate_gathered_param(tsr_zero *zero, int64_t id) {
 }
 
 tsr_status tsr_zero_clear_all_gathered_params(tsr_zero *zero) {
+    TSR_TRY(zero_given(zero, __func__, "zero"));
     for (size_t p = 0; p < zero->params.count; p++)
         TSR_TRY(tsr_zero_invalidate_gathered_param(
             zero, zero->params.data[p]->desc.id));

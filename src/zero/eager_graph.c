@@ -73,6 +73,8 @@ tsr_status tsr_zero_register_graph(tsr_zero *zero, int64_t id,
                                    const int64_t *ids, size_t count) {
     tsr_status status = TSR_OK;
     zero_graph *graph = NULL;
+    TSR_TRY(zero_given(zero, __func__, "zero"));
+    TSR_TRY(zero_given(count == 0 || ids, __func__, "ids"));
     int32_t index = tsr_map_get(&zero->graph_index, id);
     TSR_TRY_GOTO(tsr_alloc(1, sizeof *graph, (void **)&graph));
     TSR_TRY_GOTO(fill_graph(zero, graph, id, ids, count));
@@ -90,6 +92,7 @@ done:
 }
 
 tsr_status tsr_zero_reset(tsr_zero *zero, tsr_stream *stream) {
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_after(zero, zero->gather.stream, stream));
     TSR_TRY(zero_after(zero, zero->in.stream, stream));
     for (size_t g = 0; g < zero->graphs.count; g++)

@@ -100,6 +100,7 @@ tsr_status tsr_zero_offload_tensor(tsr_zero *zero, int64_t graph, int64_t id,
     zero_graph *of = NULL;
     if (out_host)
         *out_host = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_find_graph(zero, graph, &of));
     if (!tensor || bytes == 0)
         return tsr_error(TSR_INVALID_ARGUMENT, "graph %lld: tensor %lld is %s",
@@ -125,6 +126,7 @@ tsr_status tsr_zero_wait_offload(tsr_zero *zero, int64_t graph, int64_t id,
     zero_graph *of = NULL;
     zero_tensor *tensor = NULL;
     int index; /* known: tsr_zero_release waits for what it waits for */
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(find_tensor(zero, graph, id, &of, &tensor));
     TSR_TRY(zero_stream_index(zero, stream, &index));
     return tsr_stream_wait(stream, tensor->left);
@@ -158,6 +160,7 @@ tsr_status tsr_zero_reload_tensor(tsr_zero *zero, int64_t graph, int64_t id,
     zero_tensor *tensor = NULL;
     if (out_tensor)
         *out_tensor = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(find_tensor(zero, graph, id, &of, &tensor));
     if (tensor->reload < 0) {
         if (!tensor->host)
@@ -179,6 +182,7 @@ tsr_status tsr_zero_wait_reload(tsr_zero *zero, int64_t graph, int64_t id,
     int index;
     if (out_tensor)
         *out_tensor = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_find_graph(zero, graph, &of));
     const zero_tensor *tensor = get_tensor(of, id);
     if (tensor && tensor->reload >= 0) {
@@ -203,6 +207,8 @@ static int find_reload(const tsr_zero *zero, const void *memory) {
 tsr_status tsr_zero_free_tensors(tsr_zero *zero, void *const *tensors,
                                  size_t count, tsr_stream *stream) {
     bool ordered = false;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
+    TSR_TRY(zero_given(count == 0 || tensors, __func__, "tensors"));
     for (size_t i = 0; i < count && !zero->profiling; i++) {
         int at = find_reload(zero, tensors[i]);
         if (at < 0)

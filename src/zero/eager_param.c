@@ -51,12 +51,37 @@ static tsr_status check_dtypes(const tsr_zero_param *desc) {
     return TSR_OK;
 }
 
+tsr_status zero_check_aligned(const zero_param *param, const char *what,
+                              const void *memory, tsr_dtype dtype) {
+    size_t bytes = tsr_dtype_bytes(dtype);
+    return (uintptr_t)memory % bytes == 0
+               ? TSR_OK
+               : tsr_error(TSR_INVALID_ARGUMENT,
+                           "parameter %lld: %s is at %p: %s needs an address "
+                           "that is a multiple of %zu",
+                           (long long)param->desc.id, what, memory,
+                           tsr_dtype_name(dtype), bytes);
+}
+
 static tsr_status check_grad(const zero_param *param, const tsr_tensor *grad,
                              int64_t count) {
-    if (param->desc.frozen || count == 0 || zero_address(grad))
+    if (param->desc.frozen || count == 0)
         return TSR_OK;
-    return tsr_error(TSR_INVALID_ARGUMENT, "parameter %lld: grad is NULL",
-                     (long long)param->desc.id);
+    const void *memory = zero_address(grad);
+    return memory
+               ? zero_check_aligned(param, "grad", memory,
+                                    param->desc.accumulated_dtype)
+               : tsr_error(TSR_INVALID_ARGUMENT, "parameter %lld: grad is NULL",
+                           (long long)param->desc.id);
+}
+
+/* It may have no memory yet. */
+static tsr_status check_shard(const tsr_zero *zero, const zero_param *param,
+                              const tsr_tensor *shard) {
+    return zero->options.settings.stage < 3 || param->shard == 0
+               ? TSR_OK
+               : zero_check_aligned(param, "shard", zero_address(shard),
+                                    param->desc.type.dtype);
 }
 
 static tsr_status check_slice(const zero_param *param) {
@@ -94,6 +119,7 @@ static tsr_status describe(const tsr_zero *zero, const tsr_zero_param *desc,
     out->shard = (out->numel + part - 1) / part * granule;
     if (zero->options.settings.stage < 3)
         TSR_TRY(check_slice(out));
+    TSR_TRY(check_shard(zero, out, &desc->shard));
     return check_grad(out, &desc->grad, grad_count(zero, out));
 }
 
@@ -166,6 +192,8 @@ static tsr_status replace_param(tsr_zero *zero, zero_param *param,
 tsr_status tsr_zero_register_param(tsr_zero *zero, const tsr_zero_param *desc,
                                    tsr_stream *stream) {
     zero_param *param = NULL, described;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
+    TSR_TRY(zero_given(desc, __func__, "param"));
     int32_t index = tsr_map_get(&zero->param_index, desc->id);
     TSR_TRY(describe(zero, desc, &described));
     if (index >= 0)
@@ -180,6 +208,7 @@ tsr_status tsr_zero_update_param_grad_buffer(tsr_zero *zero, int64_t id,
                                              tsr_tensor grad,
                                              tsr_stream *stream) {
     zero_param *param = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_find_param(zero, id, &param));
     TSR_TRY(check_grad(param, &grad, grad_count(zero, param)));
     param->desc.grad = grad;
@@ -192,6 +221,7 @@ tsr_status tsr_zero_update_param_grad_slice(tsr_zero *zero, int64_t id,
                                             int64_t slice_count,
                                             tsr_stream *stream) {
     zero_param *param = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_find_param(zero, id, &param));
     if (zero->options.settings.stage == 3)
         return tsr_error(TSR_FAILED_PRECONDITION,
@@ -212,8 +242,10 @@ tsr_status tsr_zero_update_param_grad_slice(tsr_zero *zero, int64_t id,
 tsr_status tsr_zero_update_param_shard(tsr_zero *zero, int64_t id,
                                        tsr_tensor shard) {
     zero_param *param = NULL;
+    TSR_TRY(zero_given(zero, __func__, "zero"));
     TSR_TRY(zero_find_param(zero, id, &param));
     TSR_TRY(zero_check_resident(param));
+    TSR_TRY(check_shard(zero, param, &shard));
     param->desc.shard = shard;
     return TSR_OK;
 }
@@ -312,6 +344,7 @@ done:
 }
 
 tsr_status tsr_zero_seal(tsr_zero *zero, tsr_stream *stream) {
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     if (zero->sealed)
         return TSR_OK;
     tsr_status status = check_alike(zero);

@@ -316,6 +316,7 @@ tsr_status zero_give_up(const tsr_zero *zero, tsr_status status) {
 /* Synchronizes all queues; the first failure is the one to tell. */
 tsr_status tsr_zero_synchronize(tsr_zero *zero) {
     tsr_status first = TSR_OK;
+    TSR_TRY(zero_given(zero, __func__, "zero"));
     char message[TSR_MESSAGE_BYTES] = "";
     for (int q = 0; q < ZERO_QUEUES; q++) {
         tsr_status status = zero_queue_synchronize(&zero->queues[q]);

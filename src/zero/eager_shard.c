@@ -76,6 +76,7 @@ tsr_status tsr_zero_offload_parameter(tsr_zero *zero, int64_t id,
                                       tsr_stream *stream) {
     zero_param *param = NULL;
     void *shard;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(find_shard(zero, id, &param));
     if (param->away)
         return TSR_OK;
@@ -109,6 +110,7 @@ tsr_status tsr_zero_reload_parameter(tsr_zero *zero, int64_t id,
                                      tsr_stream *stream) {
     zero_param *param = NULL;
     void *shard;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(find_shard(zero, id, &param));
     if (!param->away)
         return TSR_OK;

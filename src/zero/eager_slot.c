@@ -267,6 +267,7 @@ static tsr_status add_grad(tsr_zero *zero, zero_param *param, const void *grad,
 tsr_status tsr_zero_reduce_grad(tsr_zero *zero, int64_t graph, int64_t id,
                                 const void *grad, tsr_stream *stream) {
     zero_param *param = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(find_trained(zero, graph, id, &param));
     if (zero->profiling)
         return TSR_OK;
@@ -295,7 +296,9 @@ static tsr_status take_slot(tsr_zero *zero, zero_param *param,
 tsr_status tsr_zero_grad_slot(tsr_zero *zero, int64_t graph, int64_t id,
                               tsr_stream *stream, void **out_slot) {
     zero_param *param = NULL;
+    TSR_TRY(zero_given(out_slot, __func__, "out_slot"));
     *out_slot = NULL;
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(find_trained(zero, graph, id, &param));
     if (zero->profiling)
         return TSR_OK;

@@ -2,6 +2,7 @@
 #include "zero/eager.h"
 
 tsr_status tsr_zero_start_backward(tsr_zero *zero, bool update) {
+    TSR_TRY(zero_given(zero, __func__, "zero"));
     if (!zero->step_open)
         for (size_t p = 0; p < zero->params.count; p++)
             zero->params.data[p]->reduced = false;
@@ -31,6 +32,7 @@ static tsr_status zero_unreduced(tsr_zero *zero) {
 /* Every copy has been recorded: one that is through costs no wait. */
 tsr_status tsr_zero_wait_grads_copied(tsr_zero *zero, tsr_stream *stream) {
     int index; /* known: tsr_zero_release waits for what it waits for */
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_stream_index(zero, stream, &index));
     return tsr_stream_wait(stream, zero->fill.end);
 }
@@ -53,6 +55,7 @@ static tsr_status end_micro_step(tsr_zero *zero, tsr_stream *stream) {
 }
 
 tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream) {
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     if (zero->profiling)
         return TSR_OK;
     TSR_TRY(zero_check_filled(zero));
@@ -62,6 +65,7 @@ tsr_status tsr_zero_end_backward(tsr_zero *zero, tsr_stream *stream) {
 }
 
 tsr_status tsr_zero_abort_step(tsr_zero *zero, tsr_stream *stream) {
+    TSR_TRY(zero_check_call(zero, stream, __func__));
     TSR_TRY(zero_after(zero, zero->gather.stream, stream));
     for (size_t g = 0; g < zero->graphs.count; g++)
         TSR_TRY(zero_unbind_all(zero, zero->graphs.data[g]));

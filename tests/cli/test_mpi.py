@@ -121,6 +121,20 @@ class Train(MpiCase):
         self.refuse("--eval-data", "nothing.txt", words=("--eval-data", "nothing.txt"))
         self.refuse("--out", "text.txt", words=("--out text.txt",))
 
+    def test_mistake_of_one_rank(self):
+        """Whoever makes it, one line says what is wrong and with which rank."""
+        good, bad = self.rank(), self.rank("--bogus")
+        bench, worse = (self.binary, "bench", "step", *TINY), (self.binary, "bench", "step", "--steps", "x")
+        unknown = "unknown option '--bogus'; see tessera train --help"
+        other = ("rank 1 runs `tessera bench`, rank 0 `tessera train`", "give all ranks the same command")
+        self.refuse_each(good, bad, words=(f"tessera train: rank 1: {unknown}",))
+        self.refuse_each(good, good, bad, words=(f"tessera train: rank 2: {unknown}",))
+        self.refuse_each(bad, good, words=(f"tessera train: {unknown}",))
+        self.refuse_each(bad, bad, words=(f"tessera train: {unknown}",))
+        self.refuse_each(good, bench, words=other)
+        self.refuse_each(good, worse, words=other)
+        self.refuse_each(bench, worse, words=("tessera bench: rank 1: --steps is 'x'",), command="bench")
+
     def test_ranks_alike(self):
         """Every option, and the data: one rank that differs is named before anything is written."""
         for option, arguments in (("--seed", ("--seed", "2")), ("--steps", ("--steps", "6")), ("--lr", ("--lr", "1e-3")),

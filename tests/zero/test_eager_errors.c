@@ -1,9 +1,7 @@
 /* The eager front, failures: what it refuses and with which words; memory that
  * runs out at every allocation; ranks that differ; a rank that gives up. */
-#include "zero/eager_rank.h"
-
-#include "base/memory.h"
 #include "comm/backend.h"
+#include "zero/eager_failing.h"
 
 /* ---- arguments ---- */
 
@@ -119,6 +117,84 @@ static void slices(rank_context *context) {
         TSR_FAILED_PRECONDITION, "stage 2");
     CHECK_FAILS(tsr_zero_set_persistent(rank.zero, 4, rank.stream),
                 TSR_FAILED_PRECONDITION, "stage 2");
+    rank_close(&rank);
+    param_release(&param);
+}
+
+/* So many bytes further. */
+static tsr_tensor skewed(void *memory, size_t bytes) {
+    return (tsr_tensor){.context = (char *)memory + bytes};
+}
+
+/* Refused where it is given, by the parameter's name; what was there stays. */
+static void alignment(rank_context *context) {
+    int stage = *(int *)context->argument;
+    eager_rank rank;
+    test_param param = param_of(4, 5, 3);
+    rank_open(&rank, context,
+              &(rank_options){.settings = {.stage = stage},
+                              .kind = TSR_STREAM_INLINE});
+    tsr_zero *zero = rank.zero;
+    param.desc.type.dtype = TSR_BF16;
+    param_register(&rank, &param);
+    tsr_tensor odd = skewed(param.shard_memory, 1),
+               half = skewed(param.grad_memory, 2);
+    tsr_zero_param bad = param.desc;
+    bad.grad = half;
+#define REFUSED(call, text)                                                    \
+    CHECK_FAILS(call, TSR_INVALID_ARGUMENT, "parameter 4: " text);             \
+    CHECK(strstr(tsr_last_error(), "needs an address that is a multiple of "))
+    REFUSED(tsr_zero_register_param(zero, &bad, rank.stream), "grad is at 0x");
+    REFUSED(tsr_zero_update_param_grad_buffer(zero, 4, half, rank.stream),
+            "grad is at 0x");
+    CHECK(strstr(tsr_last_error(), "f32 needs"));
+    CHECK(strstr(tsr_last_error(), "multiple of 4"));
+    bad = param.desc;
+    bad.shard = odd;
+    if (stage == 3) {
+        REFUSED(tsr_zero_register_param(zero, &bad, rank.stream),
+                "shard is at 0x");
+        REFUSED(tsr_zero_update_param_shard(zero, 4, odd), "shard is at 0x");
+        CHECK(strstr(tsr_last_error(), "bf16 needs"));
+        CHECK(strstr(tsr_last_error(), "multiple of 2"));
+    } else { /* unused */
+        CHECK_OK(tsr_zero_register_param(zero, &bad, rank.stream));
+        CHECK_OK(tsr_zero_update_param_shard(zero, 4, odd));
+        REFUSED(
+            tsr_zero_update_param_grad_slice(zero, 4, half, 0, 1, rank.stream),
+            "grad is at 0x");
+    }
+#undef REFUSED
+    CHECK_OK(tsr_zero_register_graph(zero, 1, &param.desc.id, 1));
+    CHECK_OK(tsr_zero_start_backward(zero, true));
+    reduce_call(&rank, 1, &param, 0);
+    end_backward(&rank);
+    check_grad(&rank, &param, 1, 1);
+    rank_close(&rank);
+    param_release(&param);
+}
+
+static void *swapped(void *context) { return *(void **)context; }
+
+/* Memory that becomes so later, where it is asked for. */
+static void alignment_later(rank_context *context) {
+    eager_rank rank;
+    test_param param = param_of(4, 5, 3);
+    tsr_view view;
+    rank_open(&rank, context, &(rank_options){.kind = TSR_STREAM_INLINE});
+    param_fill(&rank, &param);
+    void *at = param.shard_memory;
+    param.desc.shard = (tsr_tensor){.address = swapped, .context = &at};
+    CHECK_OK(tsr_zero_register_param(rank.zero, &param.desc, rank.stream));
+    CHECK_OK(tsr_zero_register_graph(rank.zero, 1, &param.desc.id, 1));
+    at = (char *)param.shard_memory + 1;
+    for (tsr_dtype dtype = TSR_F32; dtype <= TSR_BF16; dtype++)
+        CHECK_FAILS(tsr_zero_allgather_param(rank.zero, 1, 4, dtype,
+                                             rank.stream, &view),
+                    TSR_INVALID_ARGUMENT, "parameter 4: shard is at 0x");
+    at = param.shard_memory;
+    use_param(&rank, 1, &param, TSR_F32);
+    check_held(&rank, 0);
     rank_close(&rank);
     param_release(&param);
 }
@@ -386,13 +462,6 @@ static void recover(eager_rank *rank, test_param *two) {
     check_held(rank, held);
 }
 
-typedef struct failing {
-    int stage;
-    bool heap; /* the test's allocator fails, else tsr_alloc */
-    long n;
-    bool reached; /* out */
-} failing;
-
 static void fail_nth(rank_context *context) {
     failing *at = context->argument;
     eager_rank rank;
@@ -411,14 +480,9 @@ static void fail_nth(rank_context *context) {
                 two[p].gradient, TSR_F32, (size_t)i,
                 (grad_value(0, 4 + p, 0, i) + grad_value(0, 4 + p, 1, i)) / 2);
     }
-    if (at->heap)
-        rank.heap.fail_at = (int)at->n;
-    else
-        tsr_alloc_fail_at(at->n);
+    failing_begin(at, &rank);
     tsr_status status = try_step(&rank, two);
-    tsr_alloc_fail_at(0);
-    at->reached = status != TSR_OK;
-    CHECK(status == TSR_OK || status == TSR_OUT_OF_MEMORY);
+    failing_end(at, &rank, status);
     if (status != TSR_OK)
         recover(&rank, two);
     rank_close(&rank);
@@ -474,6 +538,9 @@ int main(void) {
     run_threads(2, options, NULL);
     run_threads(1, params, NULL);
     run_threads(1, slices, NULL);
+    for (int stage = 1; stage <= 3; stage++)
+        run_threads(1, alignment, &stage);
+    run_threads(1, alignment_later, NULL);
     run_threads(1, calls, NULL);
     run_threads(1, streams, NULL);
     for (int kind = 0; kind < DIFFERENCES; kind++)
@@ -483,15 +550,7 @@ int main(void) {
     run_threads(3, gives_up, &(bool){true});
     int points = 0;
     for (int stage = 1; stage <= 3; stage++)
-        for (int heap = 0; heap < 2; heap++) {
-            failing at = {.stage = stage, .heap = heap, .reached = true};
-            while (at.reached) {
-                at.n++;
-                points++;
-                run_threads(1, fail_nth, &at);
-            }
-            CHECK(at.n > 2);
-        }
+        points += failing_each(fail_nth, stage);
     printf("memory ran out at %d places\n", points);
     return 0;
 }

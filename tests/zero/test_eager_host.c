@@ -46,6 +46,7 @@ static void begin(witness *self, eager_rank *rank) {
 
 static void open_rank(eager_rank *rank, const rank_context *context,
                       test_param *param) {
+    *param = param_of(4, 5, 3);
     rank_open(rank, context,
               &(rank_options){.settings =
                                   *(const tsr_zero_settings *)context->argument,
@@ -65,7 +66,7 @@ static void seal(eager_rank *rank, const test_param *param) {
 static void gathers(rank_context *context) {
     const tsr_zero_settings *settings = context->argument;
     eager_rank rank;
-    test_param param = param_of(4, 5, 3);
+    test_param param;
     witness shard = {0};
     open_rank(&rank, context, &param);
     param.desc.shard = witnessed(&shard, param.shard_memory);
@@ -90,7 +91,7 @@ static void gathers(rank_context *context) {
 static void reduces(rank_context *context) {
     const tsr_zero_settings *settings = context->argument;
     eager_rank rank;
-    test_param param = param_of(4, 5, 3);
+    test_param param;
     witness grad = {0};
     open_rank(&rank, context, &param);
     param.desc.grad = witnessed(&grad, param.grad_memory);

@@ -1,5 +1,5 @@
 /* The eager front, offload: shards to the host and back, and failures. */
-#include "base/memory.h"
+#include "zero/eager_failing.h"
 #include "zero/eager_offload.h"
 
 typedef struct shards {
@@ -378,27 +378,14 @@ static tsr_status try_offload(shards *self, chunk *at) {
     return tsr_zero_reset(zero, stream);
 }
 
-typedef struct failing {
-    bool heap; /* the test's allocator fails, else tsr_alloc */
-    long n;
-    bool reached; /* out */
-} failing;
-
 static void fail_nth(rank_context *context) {
     failing *at = context->argument;
     shards self;
     open_shards(&self, context, &kinds[at->heap ? 0 : at->n % 2], MANY);
     chunk *tensor = make_tensor(&self.list, self.rank.stream, 300, 1, false);
     CHECK_OK(tsr_zero_seal(self.rank.zero, self.rank.stream));
-    if (at->heap)
-        self.rank.heap.fail_at = (int)at->n + self.rank.heap.allocs;
-    else
-        tsr_alloc_fail_at(at->n);
-    tsr_status status = try_offload(&self, tensor);
-    tsr_alloc_fail_at(0);
-    self.rank.heap.fail_at = 0;
-    at->reached = status != TSR_OK;
-    CHECK(status == TSR_OK || status == TSR_OUT_OF_MEMORY);
+    failing_begin(at, &self.rank);
+    failing_end(at, &self.rank, try_offload(&self, tensor));
     for (int64_t graph = 1; graph <= 2; graph++) /* reset has dropped them */
         CHECK_OK(tsr_zero_register_graph(self.rank.zero, graph,
                                          (int64_t[]){4, 5}, 2));
@@ -425,13 +412,7 @@ int main(void) {
     }
     run_threads(2, shard_stays, NULL);
     run_threads(2, failed_stream, NULL);
-    int points = 0;
-    for (int heap = 0; heap < 2; heap++) {
-        failing at = {.heap = heap, .reached = true};
-        for (at.n = 1; at.reached; at.n++, points++)
-            run_threads(1, fail_nth, &at);
-        CHECK(at.n > 2);
-    }
+    int points = failing_each(fail_nth, 3);
     printf("memory ran out at %d places\n", points);
     return 0;
 }

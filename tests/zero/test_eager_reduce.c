@@ -1,37 +1,6 @@
 /* The eager front, gradients: buckets, steps of several micro-steps, averages,
  * stages. */
-#include "zero/eager_rank.h"
-
-enum { PARAMS = 5 };
-
-static const int worlds[] = {1, 2, 3, 5};
-
-static void on_worlds(rank_body body, void *argument) {
-    for (size_t w = 0; w < sizeof worlds / sizeof *worlds; w++)
-        run_threads(worlds[w], body, argument);
-}
-
-/* Sizes 0, 1 and odd ones. */
-static void open_params(eager_rank *rank, test_param *params,
-                        tsr_dtype communicated, tsr_dtype accumulated) {
-    static const int64_t rows[PARAMS] = {0, 1, 5, 11, 40};
-    int64_t ids[PARAMS];
-    for (int p = 0; p < PARAMS; p++) {
-        params[p] = p == 1 ? param_of(p, 1, 1) : param_of(p, rows[p], 3);
-        params[p].desc.communicated_dtype = communicated;
-        params[p].desc.accumulated_dtype = accumulated;
-        param_register(rank, &params[p]);
-        ids[p] = p;
-    }
-    CHECK_OK(tsr_zero_register_graph(rank->zero, 1, ids, PARAMS));
-    CHECK_OK(tsr_zero_register_graph(rank->zero, 2, ids, PARAMS));
-}
-
-static void close_params(eager_rank *rank, test_param *params) {
-    rank_close(rank);
-    for (int p = 0; p < PARAMS; p++)
-        param_release(&params[p]);
-}
+#include "zero/eager_params.h"
 
 /* ---- one step, every setting ---- */
 
@@ -42,10 +11,6 @@ typedef struct step_case {
     tsr_average average;
     tsr_dtype communicated, accumulated;
 } step_case;
-
-static float scale_of(const rank_context *context, tsr_average average) {
-    return average == TSR_AVERAGE_NONE ? 1 : 1 / (float)context->world;
-}
 
 /* Two micro-steps of two graphs; parameter 3 has its gradient only in the
  * first, 4 twice a micro-step. */
@@ -64,7 +29,7 @@ static void step(rank_context *context) {
     const step_case *at = context->argument;
     eager_rank rank;
     test_param params[PARAMS];
-    float scale = scale_of(context, at->average);
+    float scale = scale_of(context->world, at->average);
     rank_open(&rank, context,
               &(rank_options){.settings = {.stage = at->stage,
                                            .bucket_bytes = at->bucket_bytes,

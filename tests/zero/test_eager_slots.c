@@ -1,46 +1,22 @@
 /* The eager front: gradients that are made in their slots, and buckets that
  * leave when they are full. */
-#include "zero/eager_rank.h"
-
-#include "base/memory.h"
 #include "zero/eager.h"
-
-enum { PARAMS = 5 };
-
-static const int worlds[] = {1, 2, 3, 5};
-
-static void on_worlds(rank_body body, void *argument) {
-    for (size_t w = 0; w < sizeof worlds / sizeof *worlds; w++)
-        run_threads(worlds[w], body, argument);
-}
-
-/* Sizes 0, 1 and odd ones; slots of parameter 4 are the largest. */
-static void open_params(eager_rank *rank, test_param *params,
-                        tsr_dtype communicated) {
-    static const int64_t rows[PARAMS] = {0, 1, 5, 11, 40};
-    int64_t ids[PARAMS];
-    for (int p = 0; p < PARAMS; p++) {
-        params[p] = p == 1 ? param_of(p, 1, 1) : param_of(p, rows[p], 3);
-        params[p].desc.communicated_dtype = communicated;
-        param_register(rank, &params[p]);
-        ids[p] = p;
-    }
-    CHECK_OK(tsr_zero_register_graph(rank->zero, 1, ids, PARAMS));
-    CHECK_OK(tsr_zero_register_graph(rank->zero, 2, ids, PARAMS));
-    CHECK_OK(tsr_zero_seal(rank->zero, rank->stream));
-}
-
-static void close_params(eager_rank *rank, test_param *params) {
-    rank_close(rank);
-    for (int p = 0; p < PARAMS; p++)
-        param_release(&params[p]);
-}
+#include "zero/eager_failing.h"
+#include "zero/eager_params.h"
 
 /* Small buckets, one or two of them. */
 static rank_options buckets_of(size_t bytes, bool twice) {
     return (rank_options){
         .settings = {.bucket_bytes = bytes, .double_buffer = twice},
         .kind = TSR_STREAM_QUEUED};
+}
+
+static void open_sealed(eager_rank *rank, const rank_context *context,
+                        test_param *params, tsr_dtype communicated,
+                        rank_options options) {
+    rank_open(rank, context, &options);
+    open_params(rank, params, communicated, TSR_F32);
+    CHECK_OK(tsr_zero_seal(rank->zero, rank->stream));
 }
 
 static float *take(eager_rank *rank, int graph, const test_param *param,
@@ -90,10 +66,6 @@ static void refuses_flush(tsr_status status, int id) {
     CHECK_FAILS(status, TSR_FAILED_PRECONDITION, text);
 }
 
-static float scale_of(const eager_rank *rank, tsr_average average) {
-    return average == TSR_AVERAGE_NONE ? 1 : 1 / (float)rank->world;
-}
-
 /* ---- values ---- */
 
 typedef struct step_case {
@@ -122,22 +94,21 @@ static void step(rank_context *context) {
     const step_case *at = context->argument;
     eager_rank rank;
     test_param params[PARAMS];
-    rank_open(&rank, context,
-              &(rank_options){.settings = {.stage = at->stage,
-                                           .bucket_bytes = at->bucket_bytes,
-                                           .double_buffer = at->double_buffer,
-                                           .symmetric_memory = at->symmetric,
-                                           .average = at->average},
-                              .kind = TSR_STREAM_QUEUED,
-                              .delay_seed = 5,
-                              .max_delay_us = 40});
-    open_params(&rank, params, at->communicated);
+    rank_options options = {.settings = {.stage = at->stage,
+                                         .bucket_bytes = at->bucket_bytes,
+                                         .double_buffer = at->double_buffer,
+                                         .symmetric_memory = at->symmetric,
+                                         .average = at->average},
+                            .kind = TSR_STREAM_QUEUED,
+                            .delay_seed = 5,
+                            .max_delay_us = 40};
+    open_sealed(&rank, context, params, at->communicated, options);
     for (int round = 0; round < 2; round++) {
         micro_step(&rank, params, 0);
         micro_step(&rank, params, 1);
         for (int p = 0; p < PARAMS; p++)
             check_grad(&rank, &params[p], p == 4 ? 0xF : 0x3,
-                       scale_of(&rank, at->average));
+                       scale_of(rank.world, at->average));
     }
     close_params(&rank, params);
 }
@@ -172,8 +143,7 @@ static void waits_for_the_reduce(rank_context *context) {
     tsr_stream *other;
     rank_options options = buckets_of(64, false);
     options.settings.symmetric_memory = *(bool *)context->argument;
-    rank_open(&rank, context, &options);
-    open_params(&rank, params, TSR_F32);
+    open_sealed(&rank, context, params, TSR_F32, options);
     CHECK_OK(
         tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "other", 0, &other));
     CHECK_OK(tsr_zero_start_backward(rank.zero, true));
@@ -200,9 +170,7 @@ static void made_on_another_stream(rank_context *context) {
     eager_rank rank;
     test_param params[PARAMS];
     tsr_stream *other;
-    rank_options options = buckets_of(4096, true);
-    rank_open(&rank, context, &options);
-    open_params(&rank, params, TSR_F32);
+    open_sealed(&rank, context, params, TSR_F32, buckets_of(4096, true));
     CHECK_OK(
         tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "other", 0, &other));
     CHECK_OK(tsr_zero_start_backward(rank.zero, true));
@@ -223,9 +191,7 @@ static void made_on_another_stream(rank_context *context) {
 static void in_the_order_taken(rank_context *context) {
     eager_rank rank;
     test_param params[PARAMS];
-    rank_options options = buckets_of(4096, true);
-    rank_open(&rank, context, &options);
-    open_params(&rank, params, TSR_F32);
+    open_sealed(&rank, context, params, TSR_F32, buckets_of(4096, true));
     CHECK_OK(tsr_zero_start_backward(rank.zero, true));
     float *slot = take(&rank, 1, &params[3], rank.stream);
     give(&rank, 1, &params[2], make(&rank, &params[2], 0));
@@ -248,10 +214,9 @@ static void in_the_order_taken(rank_context *context) {
 static void full_leaves_at_once(rank_context *context) {
     eager_rank rank;
     test_param params[PARAMS], small = param_of(5, 1, 1);
-    rank_options options = buckets_of(128, *(bool *)context->argument);
     float scale = 1 / (float)context->world;
-    rank_open(&rank, context, &options);
-    open_params(&rank, params, TSR_F32);
+    open_sealed(&rank, context, params, TSR_F32,
+                buckets_of(128, *(bool *)context->argument));
     param_register(&rank, &small);
     CHECK_OK(tsr_zero_register_graph(rank.zero, 3, &small.desc.id, 1));
     CHECK_OK(tsr_zero_start_backward(rank.zero, false));
@@ -279,9 +244,7 @@ static void holds_up_a_flush(rank_context *context) {
     eager_rank rank;
     test_param params[PARAMS];
     void *none = &rank;
-    rank_options options = buckets_of(128, true);
-    rank_open(&rank, context, &options);
-    open_params(&rank, params, TSR_F32);
+    open_sealed(&rank, context, params, TSR_F32, buckets_of(128, true));
     CHECK_OK(tsr_zero_start_backward(rank.zero, true));
     reduce_call(&rank, 1, &params[0], 0);
     float *slot = take(&rank, 1, &params[1], rank.stream);
@@ -322,9 +285,7 @@ static void holds_up_a_flush(rank_context *context) {
 static void from_elsewhere(rank_context *context) {
     eager_rank rank;
     test_param params[PARAMS];
-    rank_options options = buckets_of(4096, true);
-    rank_open(&rank, context, &options);
-    open_params(&rank, params, TSR_F32);
+    open_sealed(&rank, context, params, TSR_F32, buckets_of(4096, true));
     CHECK_OK(tsr_zero_start_backward(rank.zero, true));
     float *slot = take(&rank, 1, &params[4], rank.stream);
     float *two = take(&rank, 1, &params[3], rank.stream);
@@ -351,9 +312,7 @@ static void from_elsewhere(rank_context *context) {
 static void moved_buffer(rank_context *context) {
     eager_rank rank;
     test_param params[PARAMS];
-    rank_options options = buckets_of(4096, true);
-    rank_open(&rank, context, &options);
-    open_params(&rank, params, TSR_F32);
+    open_sealed(&rank, context, params, TSR_F32, buckets_of(4096, true));
     CHECK_OK(tsr_zero_start_backward(rank.zero, true));
     float *slot = take(&rank, 1, &params[3], rank.stream);
     void *old = params[3].grad_memory;
@@ -378,8 +337,7 @@ static void no_slot(rank_context *context) {
     void *slot = &rank;
     rank_options options = buckets_of(4096, true);
     options.settings.stage = 1;
-    rank_open(&rank, context, &options);
-    open_params(&rank, params, TSR_F32);
+    open_sealed(&rank, context, params, TSR_F32, options);
     param_fill(&rank, &frozen);
     frozen.desc.frozen = true;
     CHECK_OK(tsr_zero_register_param(rank.zero, &frozen.desc, rank.stream));
@@ -411,9 +369,7 @@ static void aborted(rank_context *context) {
     eager_rank rank;
     test_param params[PARAMS];
     tsr_stream *other, *third;
-    rank_options options = buckets_of(128, false);
-    rank_open(&rank, context, &options);
-    open_params(&rank, params, TSR_F32);
+    open_sealed(&rank, context, params, TSR_F32, buckets_of(128, false));
     CHECK_OK(
         tsr_stream_create(rank.device, TSR_STREAM_QUEUED, "other", 0, &other));
     CHECK_OK(
@@ -454,29 +410,16 @@ static tsr_status try_step(eager_rank *rank, test_param *params) {
     return tsr_zero_synchronize(rank->zero);
 }
 
-typedef struct failing {
-    bool heap; /* the test's allocator fails, else tsr_alloc */
-    long n;
-    bool reached; /* out */
-} failing;
-
 static void fail_nth(rank_context *context) {
     failing *at = context->argument;
     eager_rank rank;
     test_param params[PARAMS];
-    rank_options options = buckets_of(128, true);
-    rank_open(&rank, context, &options);
-    open_params(&rank, params, TSR_F32);
+    open_sealed(&rank, context, params, TSR_F32, buckets_of(128, true));
     for (int p = 0; p < PARAMS; p++)
         make(&rank, &params[p], 0);
-    if (at->heap)
-        rank.heap.fail_at = (int)at->n;
-    else
-        tsr_alloc_fail_at(at->n);
+    failing_begin(at, &rank);
     tsr_status status = try_step(&rank, params);
-    tsr_alloc_fail_at(0);
-    at->reached = status != TSR_OK;
-    CHECK(status == TSR_OK || status == TSR_OUT_OF_MEMORY);
+    failing_end(at, &rank, status);
     if (status != TSR_OK) {
         CHECK_OK(tsr_zero_abort_step(rank.zero, rank.stream));
         CHECK_OK(try_step(&rank, params));
@@ -484,17 +427,6 @@ static void fail_nth(rank_context *context) {
     for (int p = 0; p < PARAMS; p++)
         check_grad(&rank, &params[p], 1, 1);
     close_params(&rank, params);
-}
-
-static void every_allocation(void) {
-    for (int heap = 0; heap < 2; heap++) {
-        failing at = {.heap = heap, .reached = true};
-        while (at.reached) {
-            at.n++;
-            run_threads(1, fail_nth, &at);
-        }
-        CHECK(at.n > 2);
-    }
 }
 
 int main(void) {
@@ -510,7 +442,7 @@ int main(void) {
     on_worlds(from_elsewhere, NULL);
     on_worlds(moved_buffer, NULL);
     on_worlds(no_slot, NULL);
-    every_allocation();
+    failing_each(fail_nth, 3);
     steps();
     return 0;
 }

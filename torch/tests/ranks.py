@@ -33,6 +33,21 @@ def enter(rank, world, port, **environment):
     deepspeed.init_distributed(dist_backend="gloo")
 
 
+def enter_alone():
+    """This process becomes a group of one rank, with the drop-in in place; leave_alone() undoes it."""
+    import tessera_torch
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    tessera_torch.install()
+
+
+def leave_alone():
+    import tessera_torch
+    from tessera_torch import module
+    module.cleanup()
+    tessera_torch.uninstall()
+    torch.distributed.destroy_process_group()
+
+
 def _main(rank, function, world, port, environment, arguments):
     enter(rank, world, port, **environment)
     function(rank, world, *arguments)

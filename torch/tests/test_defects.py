@@ -13,15 +13,7 @@ from tessera_torch import module as dc
 GRAPH, BUCKET = 1 << 40, 1000
 
 
-def setUpModule():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    tessera_torch.install()
-
-
-def tearDownModule():
-    dc.cleanup()
-    tessera_torch.uninstall()
-    dist.destroy_process_group()
+setUpModule, tearDownModule = ranks.enter_alone, ranks.leave_alone
 
 
 def param(number, shape, world=1, rank=0, dtype=torch.float32, fill=None):

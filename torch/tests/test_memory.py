@@ -8,22 +8,14 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.reductions import StorageWeakRef
 
-import tessera_torch
+import ranks
 from deepspeed.compile.config import CompileConfig
 from tessera_torch import module as dc
 
 GRAPH, COUNT = 1 << 40, 100_000
 
 
-def setUpModule():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    tessera_torch.install()
-
-
-def tearDownModule():
-    dc.cleanup()
-    tessera_torch.uninstall()
-    dist.destroy_process_group()
+setUpModule, tearDownModule = ranks.enter_alone, ranks.leave_alone
 
 
 def resident() -> int:

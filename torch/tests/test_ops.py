@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+import ranks
 import tessera_torch
 from deepspeed.compile.config import CompileConfig
 from tessera_torch import library, ops
@@ -19,15 +20,7 @@ from tessera_torch import module as dc
 GRAPH = 1 << 40
 
 
-def setUpModule():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    tessera_torch.install()
-
-
-def tearDownModule():
-    dc.cleanup()
-    tessera_torch.uninstall()
-    dist.destroy_process_group()
+setUpModule, tearDownModule = ranks.enter_alone, ranks.leave_alone
 
 
 class OpTest(unittest.TestCase):
