@@ -154,7 +154,8 @@ def compare_steps(options):
     medians = {side: statistics.median(map(sum, steps)) for side, steps in found.items()}
     ours = medians.get("ours", float("nan"))
     print(f"\nA step: width {options['width']}, {options['layers']} layers, {options['tokens']} tokens, {options['world']} ranks, "
-          f"{options['backend']}\n\n{'':10} {'median':>8} {'fastest':>8} {'forward':>8} {'backward':>8} {'update':>8} {'ours is':>8}  goal")
+          f"{options['backend']}\n\n{'':10} {'median':>8} {'fastest':>8} {'forward':>8} {'backward':>8} {'update':>8} "
+          f"{'ours is':>8}  goal")
     for side in sides:
         parts = " ".join(f"{statistics.median(part):7.3f}s" for part in zip(*found[side]))
         goal = f"{GOALS[side]:.1f}x" if side in GOALS else ""
@@ -244,8 +245,8 @@ def print_calls():
     out = ranks.context().SimpleQueue()
     ranks.run(call_costs, 1, out)
     empty, made, found = out.get()
-    print(f"A call, {ELEMENTS * 4} bytes, one rank, no peers: us, and us beyond an empty op of the shim ({empty:.2f} us; torch.empty takes "
-          f"{made:.2f}); goal: 5 us beyond\n")
+    print(f"A call, {ELEMENTS * 4} bytes, one rank, no peers: us, and us beyond an empty op of the shim ({empty:.2f} us; "
+          f"torch.empty takes {made:.2f}); goal: 5 us beyond\n")
     for name, cost in found.items():
         print(f"{name:36} {cost:7.2f} {cost - empty:7.2f}")
 
