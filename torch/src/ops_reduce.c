@@ -1,4 +1,6 @@
 /* The ops of gradients, and freeing. */
+#include <string.h>
+
 #include "base/memory.h"
 #include "ops.h"
 #include "registry.h"
@@ -11,8 +13,8 @@
 
 /* The gradient is dense and of the dtype on the wire. Torch may use its memory
  * again as soon as this returns. */
-static tsr_status reduce_dense(const dc_engine *engine, int64_t graph,
-                               int64_t id, dc_tensor grad) {
+static tsr_status reduce_kept(const dc_engine *engine, int64_t graph,
+                              int64_t id, dc_tensor grad) {
     void *data = NULL;
     TSR_TRY(dc_tensor_data(grad, &data));
     TSR_TRY(
@@ -20,10 +22,60 @@ static tsr_status reduce_dense(const dc_engine *engine, int64_t graph,
     return tsr_zero_wait_grads_copied(engine->zero, engine->stream);
 }
 
+/* The gradient's values, dense and in torch's dtype `wire`, at `slot`. */
+static tsr_status copy_cast(void *slot, int32_t wire, const dc_view *view,
+                            dc_tensor grad) {
+    const int64_t step = 1;
+    const dc_view line = {.numel = view->numel,
+                          .dims = 1,
+                          .sizes = &view->numel,
+                          .strides = &step,
+                          .dtype = wire,
+                          .device_type = view->device_type,
+                          .device_index = view->device_index};
+    dc_tensor flat = NULL, shaped = NULL;
+    tsr_status status = dc_tensor_around(slot, &line, &flat);
+    if (status == TSR_OK)
+        status = dc_tensor_shaped(flat, view->dims, view->sizes, &shaped);
+    if (status == TSR_OK && dc_torch()->aoti_torch_copy_(shaped, grad, 0) != 0)
+        status = dc_torch_failed("copy_");
+    dc_tensor_release(shaped);
+    dc_tensor_release(flat);
+    return status;
+}
+
+/* This thread copies the gradient into its slot: to hand a copy to the queue's
+ * thread and to wait for it costs more than most copies. */
+static tsr_status reduce_into(const dc_engine *engine, int64_t graph,
+                              int64_t id, void *slot, int32_t wire,
+                              const dc_view *view, dc_tensor grad) {
+    void *data = NULL;
+    TSR_TRY(dc_tensor_data(grad, &data));
+    if (view->dtype != wire || !view->contiguous)
+        TSR_TRY(copy_cast(slot, wire, view, grad));
+    else if (view->numel > 0)
+        memcpy(slot, data,
+               (size_t)view->numel *
+                   dc_torch()->aoti_torch_dtype_element_size(wire));
+    return tsr_zero_reduce_grad(engine->zero, graph, id, slot, engine->stream);
+}
+
+static tsr_status reduce_dense(const dc_engine *engine, int64_t graph,
+                               int64_t id, dc_tensor a, const dc_view *view,
+                               int32_t wire) {
+    dc_tensor dense = NULL;
+    if (view->dtype == wire && view->contiguous)
+        return reduce_kept(engine, graph, id, a);
+    TSR_TRY(dc_tensor_copy(a, wire, &dense));
+    tsr_status status = reduce_kept(engine, graph, id, dense);
+    dc_tensor_release(dense);
+    return status;
+}
+
 static tsr_status reduce(dc_tensor a, int64_t graph, int64_t id) {
     dc_engine *engine = NULL;
     dc_param *param = NULL;
-    dc_tensor dense = NULL;
+    void *slot = NULL;
     dc_view view;
     TSR_TRY(dc_engine_of_graph(graph, &engine));
     TSR_TRY(dc_find_param(engine, id, &param));
@@ -38,12 +90,9 @@ static tsr_status reduce(dc_tensor a, int64_t graph, int64_t id) {
                          (long long)id, (long long)param->numel,
                          (long long)view.numel);
     int32_t wire = dc_dtype_to_torch(param->communicated);
-    if (view.dtype == wire && view.contiguous)
-        return reduce_dense(engine, graph, id, a);
-    TSR_TRY(dc_tensor_copy(a, wire, &dense));
-    tsr_status status = reduce_dense(engine, graph, id, dense);
-    dc_tensor_release(dense);
-    return status;
+    TSR_TRY(tsr_zero_grad_slot(engine->zero, graph, id, engine->stream, &slot));
+    return slot ? reduce_into(engine, graph, id, slot, wire, &view, a)
+                : reduce_dense(engine, graph, id, a, &view, wire);
 }
 
 /* (0,), of the gradient's dtype and device. */
