@@ -100,12 +100,33 @@ def _abort(engine):
         pass
 
 
-def _remember(engine):
-    engine._tessera_handle = library.get().current()
-
-
 def _forget(engine):
-    engine._tessera_handle = 0
+    """Once what it held has been taken down."""
+    if _handle(engine) != library.get().current():
+        engine._tessera_handle = 0
+
+
+def _wrap_compile(patches):
+    """DeepSpeed makes its native engine in here: the one that is current afterwards and was not before is of this engine. Up to
+    0.19.6 DeepSpeed leaves it behind when compiling fails."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    original = DeepSpeedEngine.compile
+
+    @functools.wraps(original)
+    def compile(self, *arguments, **options):
+        _current(self)
+        before = library.get().current()
+        try:
+            return original(self, *arguments, **options)
+        except BaseException:
+            if library.get().current() != before:
+                module.cleanup()
+            raise
+        finally:
+            if library.get().current() not in (0, before):
+                self._tessera_handle = library.get().current()
+
+    patches.set(DeepSpeedEngine, "compile", compile)
 
 
 def _weights_will_change(engine):
@@ -119,9 +140,9 @@ def _weights_changed(engine):
 
 
 def _wrap_engine(patches):
-    _wrap(patches, "_initialize_deepcompile_native", after=_remember)
-    _wrap(patches, "_cleanup_deepcompile_native", after=_forget)
-    _wrap(patches, "compile")
+    _wrap_compile(patches)
+    _wrap(patches, "destroy", after=_forget)
+    _wrap(patches, "_cleanup_deepcompile_native", after=_forget)  # from 0.19.7 on
     _wrap(patches, "forward", aborts=True)
     _wrap(patches, "backward", aborts=True)
     _wrap(patches, "step", before=_weights_will_change, after=_weights_changed)

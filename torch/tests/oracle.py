@@ -23,7 +23,12 @@ SCHEMAS = {
     "reload_parameter": "(Tensor a, int id, int id) -> ()",
     "test_call": "(Tensor a) -> Tensor",
 }
-END_BACKWARD = {18: "(int graph_id) -> ()", 19: "(Any deps, int graph_id, bool release_reduce_buckets) -> ()"}
+# From the release on, 100 * minor + patch.
+END_BACKWARD = {
+    0: "(int graph_id) -> ()",
+    1900: "(Any deps, int graph_id) -> ()",
+    1902: "(Any deps, int graph_id, bool release_reduce_buckets) -> ()",
+}
 
 
 class Param:
@@ -167,7 +172,7 @@ KERNELS = {  # on the CPU, without data; DeepSpeed defines those that miss
 _library = None
 
 
-def define(minor):
+def define(release):
     global _library
     _library = torch.library.Library("dc", "DEF")
     for name, (kernel, meta) in KERNELS.items():
@@ -175,7 +180,7 @@ def define(minor):
         _library.impl(name, kernel, "CPU")
         if meta is not None:
             _library.impl(name, meta, "Meta")
-    _library.define("end_backward" + END_BACKWARD[minor])
+    _library.define("end_backward" + END_BACKWARD[max(since for since in END_BACKWARD if since <= release)])
     _library.impl("end_backward", end_backward, "CompositeExplicitAutograd")
     _library.impl("end_backward", nothing, "Meta")
 
@@ -281,7 +286,8 @@ def install():
     from deepspeed.runtime.engine import DeepSpeedEngine
     from tessera_torch import cpu
     from tessera_torch.patching import Patches
-    define(int(deepspeed.__version__.split(".")[1]))
+    _, minor, patch = deepspeed.__version__.split("+")[0].split(".")[:3]
+    define(100 * int(minor) + int(patch))
     patches, module = Patches(), sys.modules[__name__]
     cpu.apply(patches)
     patches.set_item(DeepCompileBuilder._loaded_ops, DeepCompileBuilder.NAME, module)
