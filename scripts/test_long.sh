@@ -44,12 +44,10 @@ torch() {
 # ... and four wrong builds, which it must see.
 torch_faults() { torch_test faults.py; }
 torch_test() { # FILE ARGUMENT...
-    local python
-    python=$(find "$PWD/.venv" "$PWD/.venv-torch" -path '*/bin/python' 2>/dev/null | head -1)
     local file=$PWD/torch/tests/$1
     shift
     TESSERA_TORCH_LIBRARY=$PWD/build/release/torch/libtessera_torch.so PYTHONPATH=$PWD/torch \
-        torch/tests/run.sh "${TORCH_PYTHON:-$python}" "$file" "$@"
+        torch/tests/run.sh "${TORCH_PYTHON:-$PWD/.venv/bin/python}" "$file" "$@"
 }
 
 [ $# -gt 0 ] || set -- model model-tsan mutants torch torch-faults
