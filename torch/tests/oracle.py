@@ -45,7 +45,7 @@ class Param:
 class State:
     """One engine a process."""
     group = config = None
-    stage = 0
+    release = stage = 0
     update = profiling = False
     params, graphs, uses, waiting, offloaded = {}, {}, {}, [], {}
 
@@ -90,7 +90,7 @@ def reduce_grad(a, graph, number):
             if param.sum is not None:
                 gradient, param.sum = param.sum.add_(gradient), None
             State.waiting.append((number, gradient.reshape(-1).clone()))
-    return a.new_empty(0)
+    return hollow(a)
 
 
 def reduce(number, gradient):
@@ -147,7 +147,8 @@ def clone(a, *_):
 
 
 def hollow(a, *_):
-    return a.new_empty(0)
+    """Of no gradient. Up to 0.18 it becomes that of the parameter, which has a shape: no tensor at all."""
+    return a.new_empty(0) if State.release >= 1900 else None
 
 
 def nothing(*_):
@@ -174,6 +175,7 @@ _library = None
 
 def define(release):
     global _library
+    State.release = release
     _library = torch.library.Library("dc", "DEF")
     for name, (kernel, meta) in KERNELS.items():
         _library.define(name + SCHEMAS[name])
