@@ -70,9 +70,7 @@ def _current(engine):
 
 def _wrap(patches, name, before=None, after=None, aborts=False):
     from deepspeed.runtime.engine import DeepSpeedEngine
-    original = getattr(DeepSpeedEngine, name, None)
-    if original is None:
-        return
+    original = getattr(DeepSpeedEngine, name)
 
     @functools.wraps(original)
     def wrapped(self, *arguments, **options):
@@ -101,30 +99,29 @@ def _abort(engine):
 
 
 def _forget(engine):
-    """Once what it held has been taken down."""
-    if _handle(engine) != library.get().current():
+    if _handle(engine) not in module.engines():
         engine._tessera_handle = 0
 
 
 def _wrap_compile(patches):
-    """DeepSpeed makes its native engine in here: the one that is current afterwards and was not before is of this engine. Up to
-    0.19.6 DeepSpeed leaves it behind when compiling fails."""
+    """DeepSpeed makes its native engine in here. Up to 0.19.6 it leaves it behind when compiling fails."""
     from deepspeed.runtime.engine import DeepSpeedEngine
     original = DeepSpeedEngine.compile
 
     @functools.wraps(original)
     def compile(self, *arguments, **options):
         _current(self)
-        before = library.get().current()
+        before = set(module.engines())
         try:
-            return original(self, *arguments, **options)
+            result = original(self, *arguments, **options)
         except BaseException:
-            if library.get().current() != before:
+            for left in set(module.engines()) - before:
+                library.get().call("set_current", left)
                 module.cleanup()
             raise
-        finally:
-            if library.get().current() not in (0, before):
-                self._tessera_handle = library.get().current()
+        for made in set(module.engines()) - before:
+            self._tessera_handle = made
+        return result
 
     patches.set(DeepSpeedEngine, "compile", compile)
 
@@ -140,9 +137,11 @@ def _weights_changed(engine):
 
 
 def _wrap_engine(patches):
+    from deepspeed.runtime.engine import DeepSpeedEngine
     _wrap_compile(patches)
     _wrap(patches, "destroy", after=_forget)
-    _wrap(patches, "_cleanup_deepcompile_native", after=_forget)  # from 0.19.7 on
+    if hasattr(DeepSpeedEngine, "_cleanup_deepcompile_native"):  # from 0.19.7 on
+        _wrap(patches, "_cleanup_deepcompile_native", after=_forget)
     _wrap(patches, "forward", aborts=True)
     _wrap(patches, "backward", aborts=True)
     _wrap(patches, "step", before=_weights_will_change, after=_weights_changed)
