@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The long suite: what takes too long for every change. Each part says how far it is; a summary comes last; fails if a part failed.
-# Usage: scripts/test_long.sh [PART...]     without parts: all of them (model model-tsan mutants torch torch-faults)
+# Usage: scripts/test_long.sh [PART...]     without parts: all of them (model model-tsan mutants torch torch-older torch-faults)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,24 +41,37 @@ torch() {
     build release tessera_torch || return 1
     torch_test cover.py "$PWD/build/long-torch.jsonl"
 }
+# ... with older DeepSpeeds: the last 0.18, whose ZeRO-3 and inductor do not run on a torch that we do, and the last 0.19 with the
+# ops of its first; steps enough for persistent parameters.
+torch_older() {
+    build release tessera_torch || return 1
+    older 0.18.9 1 f32 eager world=3 && older 0.18.9 2 f32 eager micro_steps=2 && older 0.18.9 2 bf16 eager &&
+        older 0.19.1 3 f32 eager && older 0.19.1 3 bf16 inductor micro_steps=2 && older 0.19.1 1 f32 inductor
+}
+older() { # VERSION ARGUMENT...
+    local version=$1 python
+    shift
+    python=$(scripts/torch_older_venv.sh "$version") || return 1
+    echo "DeepSpeed $version"
+    TORCH_PYTHON=$python torch_test train.py "$@" layers=1 steps=8
+}
 # ... and four wrong builds, which it must see.
 torch_faults() { torch_test faults.py; }
 torch_test() { # FILE ARGUMENT...
-    local python
-    python=$(find "$PWD/.venv" "$PWD/.venv-torch" -path '*/bin/python' 2>/dev/null | head -1)
     local file=$PWD/torch/tests/$1
     shift
     TESSERA_TORCH_LIBRARY=$PWD/build/release/torch/libtessera_torch.so PYTHONPATH=$PWD/torch \
-        torch/tests/run.sh "${TORCH_PYTHON:-$python}" "$file" "$@"
+        torch/tests/run.sh "${TORCH_PYTHON:-$PWD/.venv/bin/python}" "$file" "$@"
 }
 
-[ $# -gt 0 ] || set -- model model-tsan mutants torch torch-faults
+[ $# -gt 0 ] || set -- model model-tsan mutants torch torch-older torch-faults
 for name in "$@"; do
     case $name in
     model) part "$name" model ;;
     model-tsan) part "$name" model_tsan ;;
     mutants) part "$name" mutants ;;
     torch) part "$name" torch ;;
+    torch-older) part "$name" torch_older ;;
     torch-faults) part "$name" torch_faults ;;
     *) echo "no such part: $name" && exit 2 ;;
     esac

@@ -7,7 +7,7 @@ set -euo pipefail
 here=$(realpath "$(dirname "$0")/..")
 tree=$(realpath "${1:?the path of a source tree of DeepSpeed}")
 shift
-python=${TORCH_PYTHON:-$(find "$here/.venv" "$here/.venv-torch" -path '*/bin/python' 2>/dev/null | head -1)}
+python=${TORCH_PYTHON:-$here/.venv/bin/python}
 [ -d "$tree/tests/unit/v1/compile" ] || { echo "$tree has no tests/unit/v1/compile" >&2; exit 2; }
 
 export PYTHONPATH=$here/torch/tests/deepspeed_tests:$here/torch/tests:$here/torch:$tree:$tree/tests

@@ -111,7 +111,7 @@ static tsr_status implement_all(void) {
 
 tsr_status dc_ops_register(int release) {
     dc_registry_state *registry = dc_registry();
-    if (registry->ops_registered)
+    if (registry->release)
         return TSR_OK;
     if (release < OLDEST || release > NEWEST)
         return tsr_error(TSR_UNSUPPORTED,
@@ -121,7 +121,7 @@ tsr_status dc_ops_register(int release) {
     TSR_TRY(dc_shim_load());
     TSR_TRY(define_all(release));
     TSR_TRY(implement_all());
-    registry->ops_registered = true;
+    registry->release = release;
     return TSR_OK;
 }
 

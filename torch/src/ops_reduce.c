@@ -95,10 +95,16 @@ static tsr_status reduce(dc_tensor a, int64_t graph, int64_t id) {
                 : reduce_dense(engine, graph, id, a, &view, wire);
 }
 
-/* (0,), of the gradient's dtype and device. */
-static tsr_status empty_like(dc_tensor a, dc_tensor *out_tensor) {
+/* The result: (0,), of the gradient's dtype and device. Up to DeepSpeed 0.18 it
+ * leaves the graph as the parameter's gradient, whose shape it has not: there
+ * it is an undefined tensor, Python's None, which is no gradient. */
+static tsr_status nothing(dc_tensor a, dc_tensor *out_tensor) {
     const int64_t none = 0;
     dc_view view;
+    if (dc_registry()->release < DC_RELEASE(19, 0)) {
+        DC_TRY(aoti_torch_new_uninitialized_tensor(out_tensor));
+        return TSR_OK;
+    }
     TSR_TRY(dc_tensor_kind(a, &view));
     return dc_tensor_empty(&view, 1, &none, view.dtype, out_tensor);
 }
@@ -110,7 +116,7 @@ KERNEL(reduce_grad) {
     tsr_status status = reduce(a, (int64_t)stack[1], (int64_t)stack[2]);
     dc_unlock();
     if (status == TSR_OK)
-        status = empty_like(a, &made);
+        status = nothing(a, &made);
     dc_tensor_release(a);
     if (status != TSR_OK)
         dc_throw();
@@ -120,7 +126,7 @@ KERNEL(reduce_grad) {
 KERNEL(reduce_grad_meta) {
     dc_tensor a = dc_take_tensor(stack[0]), made = NULL;
     UNUSED_COUNTS;
-    tsr_status status = empty_like(a, &made);
+    tsr_status status = nothing(a, &made);
     dc_tensor_release(a);
     if (status != TSR_OK)
         dc_throw();

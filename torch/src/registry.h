@@ -12,7 +12,7 @@
 typedef struct dc_registry_state {
     pthread_mutex_t lock;
     dc_shim shim;
-    bool ops_registered;
+    int release;        /* DeepSpeed's, whose ops are registered; 0: none */
     dc_engine *engines; /* list; owned */
     dc_engine *current; /* NULL: none */
     int64_t last_handle;

@@ -36,6 +36,7 @@ typedef void (*dc_kernel)(dc_value *stack, uint64_t arguments,
     X(size_t, aoti_torch_dtype_element_size, (int32_t))                        \
     X(dc_error, aoti_torch_delete_tensor_object, (dc_tensor))                  \
     X(dc_error, aoti_torch_new_tensor_handle, (dc_tensor, dc_tensor *))        \
+    X(dc_error, aoti_torch_new_uninitialized_tensor, (dc_tensor *))            \
     X(dc_error, aoti_torch_get_data_ptr, (dc_tensor, void **))                 \
     X(dc_error, aoti_torch_get_storage_size, (dc_tensor, int64_t *))           \
     X(dc_error, aoti_torch_get_dim, (dc_tensor, int64_t *))                    \

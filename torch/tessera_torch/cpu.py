@@ -168,6 +168,15 @@ def wait_every_gather(patches):
             patches.set(owner, name, waited)
 
 
+def flat_weights(patches):
+    """Up to 0.18 the flat weights of ZeRO-1 and 2 carry autograd's history, and torch's gather over gloo may then not write
+    them."""
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+    original = DeepSpeedZeroOptimizer.flatten_dense_tensors_aligned
+    patches.set(DeepSpeedZeroOptimizer, "flatten_dense_tensors_aligned",
+                lambda self, *arguments, **options: original(self, *arguments, **options).detach())
+
+
 def shared_memory_op(patches):
     """DeepSpeed compiles an all-reduce of its inference when its CPU backend starts: seconds, a compiler, and a lock that a
     killed build leaves behind. Training does not call it, and without it gloo's is taken."""
@@ -177,7 +186,7 @@ def shared_memory_op(patches):
 
 
 PATCHES = (shared_memory_op, supported, current_device, streams, fork_rng, average, record_stream, activation_on_host, python_dispatcher,
-           comm_profile, wait_every_gather)
+           comm_profile, wait_every_gather, flat_weights)
 
 
 def apply(patches):

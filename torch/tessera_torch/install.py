@@ -70,9 +70,7 @@ def _current(engine):
 
 def _wrap(patches, name, before=None, after=None, aborts=False):
     from deepspeed.runtime.engine import DeepSpeedEngine
-    original = getattr(DeepSpeedEngine, name, None)
-    if original is None:
-        return
+    original = getattr(DeepSpeedEngine, name)
 
     @functools.wraps(original)
     def wrapped(self, *arguments, **options):
@@ -100,12 +98,32 @@ def _abort(engine):
         pass
 
 
-def _remember(engine):
-    engine._tessera_handle = library.get().current()
-
-
 def _forget(engine):
-    engine._tessera_handle = 0
+    if _handle(engine) not in module.engines():
+        engine._tessera_handle = 0
+
+
+def _wrap_compile(patches):
+    """DeepSpeed makes its native engine in here. Up to 0.19.6 it leaves it behind when compiling fails."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    original = DeepSpeedEngine.compile
+
+    @functools.wraps(original)
+    def compile(self, *arguments, **options):
+        _current(self)
+        before = set(module.engines())
+        try:
+            result = original(self, *arguments, **options)
+        except BaseException:
+            for left in set(module.engines()) - before:
+                library.get().call("set_current", left)
+                module.cleanup()
+            raise
+        for made in set(module.engines()) - before:
+            self._tessera_handle = made
+        return result
+
+    patches.set(DeepSpeedEngine, "compile", compile)
 
 
 def _weights_will_change(engine):
@@ -119,9 +137,11 @@ def _weights_changed(engine):
 
 
 def _wrap_engine(patches):
-    _wrap(patches, "_initialize_deepcompile_native", after=_remember)
-    _wrap(patches, "_cleanup_deepcompile_native", after=_forget)
-    _wrap(patches, "compile")
+    from deepspeed.runtime.engine import DeepSpeedEngine
+    _wrap_compile(patches)
+    _wrap(patches, "destroy", after=_forget)
+    if hasattr(DeepSpeedEngine, "_cleanup_deepcompile_native"):  # from 0.19.7 on
+        _wrap(patches, "_cleanup_deepcompile_native", after=_forget)
     _wrap(patches, "forward", aborts=True)
     _wrap(patches, "backward", aborts=True)
     _wrap(patches, "step", before=_weights_will_change, after=_weights_changed)

@@ -124,6 +124,11 @@ def weights_changed():
     library.get().call("weights_changed")
 
 
+def engines():
+    """The handles of the engines that there are."""
+    return tuple(_exchanges)
+
+
 def abort_step():
     """Forward or backward raised: what the step had gathered and reduced is dropped."""
     library.get().call("abort_step")

@@ -23,7 +23,12 @@ SCHEMAS = {
     "reload_parameter": "(Tensor a, int id, int id) -> ()",
     "test_call": "(Tensor a) -> Tensor",
 }
-END_BACKWARD = {18: "(int graph_id) -> ()", 19: "(Any deps, int graph_id, bool release_reduce_buckets) -> ()"}
+# From the release on, 100 * minor + patch.
+END_BACKWARD = {
+    0: "(int graph_id) -> ()",
+    1900: "(Any deps, int graph_id) -> ()",
+    1902: "(Any deps, int graph_id, bool release_reduce_buckets) -> ()",
+}
 
 
 class Param:
@@ -40,7 +45,7 @@ class Param:
 class State:
     """One engine a process."""
     group = config = None
-    stage = 0
+    release = stage = 0
     update = profiling = False
     params, graphs, uses, waiting, offloaded = {}, {}, {}, [], {}
 
@@ -85,7 +90,7 @@ def reduce_grad(a, graph, number):
             if param.sum is not None:
                 gradient, param.sum = param.sum.add_(gradient), None
             State.waiting.append((number, gradient.reshape(-1).clone()))
-    return a.new_empty(0)
+    return hollow(a)
 
 
 def reduce(number, gradient):
@@ -142,7 +147,8 @@ def clone(a, *_):
 
 
 def hollow(a, *_):
-    return a.new_empty(0)
+    """Of no gradient. Up to 0.18 it becomes that of the parameter, which has a shape: no tensor at all."""
+    return a.new_empty(0) if State.release >= 1900 else None
 
 
 def nothing(*_):
@@ -167,15 +173,16 @@ KERNELS = {  # on the CPU, without data; DeepSpeed defines those that miss
 _library = None
 
 
-def define(minor):
+def define(release):
     global _library
+    State.release = release
     _library = torch.library.Library("dc", "DEF")
     for name, (kernel, meta) in KERNELS.items():
         _library.define(name + SCHEMAS[name])
         _library.impl(name, kernel, "CPU")
         if meta is not None:
             _library.impl(name, meta, "Meta")
-    _library.define("end_backward" + END_BACKWARD[minor])
+    _library.define("end_backward" + END_BACKWARD[max(since for since in END_BACKWARD if since <= release)])
     _library.impl("end_backward", end_backward, "CompositeExplicitAutograd")
     _library.impl("end_backward", nothing, "Meta")
 
@@ -281,7 +288,8 @@ def install():
     from deepspeed.runtime.engine import DeepSpeedEngine
     from tessera_torch import cpu
     from tessera_torch.patching import Patches
-    define(int(deepspeed.__version__.split(".")[1]))
+    _, minor, patch = deepspeed.__version__.split("+")[0].split(".")[:3]
+    define(100 * int(minor) + int(patch))
     patches, module = Patches(), sys.modules[__name__]
     cpu.apply(patches)
     patches.set_item(DeepCompileBuilder._loaded_ops, DeepCompileBuilder.NAME, module)

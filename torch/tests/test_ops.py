@@ -4,7 +4,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
 import unittest
+from unittest import mock
 
 import deepspeed
 import torch
@@ -65,6 +67,14 @@ class Schemas(unittest.TestCase):
         for version in ("0.17.6", "0.20.0", "1.0.0", "master"):
             with self.assertRaisesRegex(RuntimeError, f"the ops of DeepSpeed {version} are not known; .*install"):
                 ops.release_of(version)
+
+    def test_result_of_reduce_grad(self):
+        """Up to 0.18 it is the gradient that autograd gets: none, as what has another shape than the parameter is refused."""
+        code = ("import torch\nfrom tessera_torch import ops\nops.define({})\n"
+                "print(torch.ops.dc.reduce_grad(torch.ones(3, device='meta'), 0, 0))")
+        for release, found in ((1800, "None"), (1809, "None"), (1900, "size=(0,)")):
+            done = subprocess.run([sys.executable, "-c", code.format(release)], capture_output=True, text=True, check=True)
+            self.assertIn(found, done.stdout)
 
     def test_other_ops_than_the_version_should_have(self):
         source = pathlib.Path(deepspeed.__file__).parent / "ops/csrc/compile/init.cpp"
@@ -466,6 +476,32 @@ class Installing(unittest.TestCase):
             subprocess.run(["cc", "-shared", "-Wl,-soname,libtorch_cpu.so", "-x", "c", "-", "-o", old], check=True, text=True,
                            input="unsigned long aoti_torch_abi_version(void) { return 0; }")
             self.assertIn("version 2.11 or later is needed", self.alone(f"ctypes.CDLL({old!r}, ctypes.RTLD_GLOBAL)"))
+
+    def test_native_engine_is_of_the_engine_that_compiles(self):
+        """As before 0.19.7: compile() itself calls init, and cleans nothing up when it fails."""
+        from deepspeed.runtime.engine import DeepSpeedEngine
+
+        def compile(engine):
+            dc.init(dist.group.WORLD, CompileConfig(), 1000)
+            if engine.fails:
+                raise ValueError
+
+        tessera_torch.uninstall()
+        with mock.patch.object(DeepSpeedEngine, "compile", compile):
+            tessera_torch.install()
+            first, second, failing = (types.SimpleNamespace(fails=fails) for fails in (False, False, True))
+            for engine in (first, second):
+                DeepSpeedEngine.compile(engine)
+                self.assertEqual(engine._tessera_handle, library.get().current())
+            with self.assertRaises(ValueError):
+                DeepSpeedEngine.compile(failing)
+            self.assertFalse(hasattr(failing, "_tessera_handle"))
+            self.assertEqual(dc.engines(), (first._tessera_handle, second._tessera_handle))
+            for engine in (first, second):
+                library.get().call("set_current", engine._tessera_handle)
+                dc.cleanup()
+            tessera_torch.uninstall()
+        tessera_torch.install()
 
     def test_original_library_is_there_already(self):
         import deepspeed.compile.util as util

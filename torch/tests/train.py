@@ -90,6 +90,9 @@ def side_main(rank, world, side, options, out):
     elif side == "ours":
         import tessera_torch
         tessera_torch.install()
+    else:  # 0.18 trains ZeRO-1 and 2 over gloo with this alone
+        from tessera_torch import cpu, patching
+        cpu.flat_weights(patching.Patches())
     found = run(rank, options, compiled=side != "deepspeed")
     if side == "ours":
         tessera_torch.uninstall()
