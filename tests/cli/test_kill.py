@@ -1,5 +1,6 @@
 """Processes that die: the others end too, one line says which one began, and nothing is left."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -48,7 +49,8 @@ class Kill(CommandCase):
                 running = self.begin()
                 pids = running.ranks(RANKS)
                 os.kill(pids[first], signal.SIGKILL)
-                os.kill(pids[second], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # the launcher was faster
+                    os.kill(pids[second], signal.SIGKILL)
                 self.end_refused(running, "signal 9", among=[f"rank {rank} (process {pids[rank]})" for rank in (first, second)])
                 os.remove(self.path("m.jsonl"))
 
