@@ -64,59 +64,23 @@ def moved(settings) -> dict:
     return {}
 
 
-def start(options, compiled):
-    """An engine of these options, with a model that is the same each time."""
+def run(rank, options, compiled):
     import deepspeed
     import models
     torch.manual_seed(3)
     model = models.make(options["model"], options["width"], options["layers"])
-    config = config_of(options["stage"], options["dtype"], options["settings"] if compiled else None, options["micro_steps"])
+    settings = options["settings"] if compiled else None
+    config = config_of(options["stage"], options["dtype"], settings, options["micro_steps"])
     engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
     if compiled:
         engine.compile(backend=options["backend"])
-    return engine
-
-
-def finish(engine, compiled):
-    if compiled and not engine.is_deepcompile_active():
-        raise RuntimeError("DeepCompile was not active")
-    engine.destroy()
-
-
-def run(rank, options, compiled):
-    engine = start(options, compiled)
     begin = time.monotonic()
     found = list(steps_of(engine, options["steps"], options["micro_steps"], rank))
+    if compiled and not engine.is_deepcompile_active():
+        raise RuntimeError("DeepCompile was not active")
     seconds = time.monotonic() - begin
-    finish(engine, compiled)
-    return {"steps": found, "seconds": seconds, "moved": moved(options["settings"] if compiled else {})}
-
-
-def turns_main(rank, world, runs, out):
-    """Engines of one process take a step each in turns; one that is through is destroyed while the others go on."""
-    import tessera_torch
-    tessera_torch.install()
-    engines = [start(options, compiled=True) for options in runs]
-    left = {i: steps_of(engine, options["steps"], options["micro_steps"], rank)
-            for i, (engine, options) in enumerate(zip(engines, runs))}
-    found = [[] for _ in runs]
-    while left:
-        for i, steps in list(left.items()):
-            if (step := next(steps, None)) is not None:
-                found[i].append(step)
-                continue
-            finish(engines[i], compiled=True)
-            del left[i]
-    tessera_torch.uninstall()
-    if rank == 0:
-        out.put(found)
-
-
-def launch_turns(runs, timeout_s=300) -> list:
-    """Losses and norms of each."""
-    out = ranks.context().SimpleQueue()
-    ranks.run(turns_main, runs[0]["world"], runs, out, timeout_s=timeout_s)
-    return out.get()
+    engine.destroy()
+    return {"steps": found, "seconds": seconds, "moved": moved(settings or {})}
 
 
 def side_main(rank, world, side, options, out):
