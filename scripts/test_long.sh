@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The long suite: what takes too long for every change. Each part says how far it is; a summary comes last; fails if a part failed.
-# Usage: scripts/test_long.sh [PART...]     without parts: all of them (model model-tsan mutants torch torch-older torch-faults)
+# Usage: scripts/test_long.sh [PART...]     without parts: all of them (model model-tsan mutants torch torch-turns torch-older torch-faults)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,6 +41,12 @@ torch() {
     build release tessera_torch || return 1
     torch_test cover.py "$PWD/build/long-torch.jsonl"
 }
+# ... and engines of one process in turns, whose passes change at the fifth step.
+torch_turns() {
+    build release tessera_torch || return 1
+    torch_test train.py turns "3 f32 eager layers=1 steps=6" "1 f32 eager layers=2 width=16 steps=3 micro_steps=2" \
+        "2 bf16 eager layers=1 steps=7" "3 f32 eager model=llama layers=1 steps=7 compile.offload_opt_states=true"
+}
 # ... with older DeepSpeeds: the last 0.18, whose ZeRO-3 and inductor do not run on a torch that we do, and the last 0.19 with the
 # ops of its first; steps enough for persistent parameters.
 torch_older() {
@@ -64,13 +70,14 @@ torch_test() { # FILE ARGUMENT...
         torch/tests/run.sh "${TORCH_PYTHON:-$PWD/.venv/bin/python}" "$file" "$@"
 }
 
-[ $# -gt 0 ] || set -- model model-tsan mutants torch torch-older torch-faults
+[ $# -gt 0 ] || set -- model model-tsan mutants torch torch-turns torch-older torch-faults
 for name in "$@"; do
     case $name in
     model) part "$name" model ;;
     model-tsan) part "$name" model_tsan ;;
     mutants) part "$name" mutants ;;
     torch) part "$name" torch ;;
+    torch-turns) part "$name" torch_turns ;;
     torch-older) part "$name" torch_older ;;
     torch-faults) part "$name" torch_faults ;;
     *) echo "no such part: $name" && exit 2 ;;

@@ -58,31 +58,14 @@ tsr_status dc_param_enter(dc_engine *engine, dc_param *param) {
 
 /* ---- describing ---- */
 
-static tsr_status set_grad(dc_param *param, dc_tensor grad, int64_t offset) {
-    dc_view view;
-    dc_tensor kept = NULL;
-    TSR_TRY(dc_tensor_view(grad, &view));
-    if (!view.contiguous)
-        return tsr_error(TSR_INVALID_ARGUMENT,
-                         "parameter %lld: its gradient buffer is not "
-                         "contiguous",
-                         (long long)param->id);
-    tsr_dtype dtype = param->accumulated;
-    if (view.numel > 0)
-        TSR_TRY(dc_dtype_from_torch(view.dtype, &dtype));
-    TSR_TRY(dc_tensor_share(grad, &kept));
-    dc_tensor_release(param->grad);
-    param->grad = kept;
-    param->grad_numel = view.numel;
-    param->grad_offset = offset;
-    param->accumulated = dtype;
-    return TSR_OK;
+static int64_t shard_numel(const dc_engine *engine, const dc_param *param) {
+    int64_t world = engine->options.world;
+    return (param->numel + world - 1) / world;
 }
 
 static tsr_status check_shard(const dc_engine *engine, const dc_param *param,
                               const dc_view *shard) {
-    int64_t world = engine->options.world;
-    int64_t expected = (param->numel + world - 1) / world;
+    int64_t expected = shard_numel(engine, param);
     if (!shard->contiguous)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "parameter %lld: its shard is not contiguous",
@@ -94,12 +77,42 @@ static tsr_status check_shard(const dc_engine *engine, const dc_param *param,
                          (long long)param->id, (long long)shard->numel,
                          (long long)param->numel, engine->options.world,
                          (long long)expected);
-    if (param->grad_numel != 0 && param->grad_numel != expected)
+    return TSR_OK;
+}
+
+/* None, or one of the shard's size. */
+static tsr_status check_grad(const dc_engine *engine, const dc_param *param,
+                             int64_t numel) {
+    int64_t expected = shard_numel(engine, param);
+    if (!param->sharded || numel == 0 || numel == expected)
+        return TSR_OK;
+    return tsr_error(TSR_INVALID_ARGUMENT,
+                     "parameter %lld: its gradient buffer has %lld elements, "
+                     "its shard %lld",
+                     (long long)param->id, (long long)numel,
+                     (long long)expected);
+}
+
+static tsr_status set_grad(const dc_engine *engine, dc_param *param,
+                           dc_tensor grad, int64_t offset) {
+    dc_view view;
+    dc_tensor kept = NULL;
+    TSR_TRY(dc_tensor_view(grad, &view));
+    if (!view.contiguous)
         return tsr_error(TSR_INVALID_ARGUMENT,
-                         "parameter %lld: its gradient buffer has %lld "
-                         "elements, its shard %lld",
-                         (long long)param->id, (long long)param->grad_numel,
-                         (long long)expected);
+                         "parameter %lld: its gradient buffer is not "
+                         "contiguous",
+                         (long long)param->id);
+    TSR_TRY(check_grad(engine, param, view.numel));
+    tsr_dtype dtype = param->accumulated;
+    if (view.numel > 0)
+        TSR_TRY(dc_dtype_from_torch(view.dtype, &dtype));
+    TSR_TRY(dc_tensor_share(grad, &kept));
+    dc_tensor_release(param->grad);
+    param->grad = kept;
+    param->grad_numel = view.numel;
+    param->grad_offset = offset;
+    param->accumulated = dtype;
     return TSR_OK;
 }
 
@@ -118,12 +131,12 @@ static tsr_status describe(const dc_engine *engine, const dc_registration *what,
     TSR_TRY(dc_tensor_view(what->tensor, &view));
     TSR_TRY(dc_dtype_from_torch(view.dtype, &param->stored));
     param->gathered = param->accumulated = param->stored;
-    TSR_TRY(set_grad(param, what->grad, what->grad_offset));
+    if (param->sharded)
+        TSR_TRY(check_shard(engine, param, &view));
+    TSR_TRY(set_grad(engine, param, what->grad, what->grad_offset));
     param->communicated = param->stored;
     if (what->dtype >= 0)
         TSR_TRY(dc_dtype_from_torch(what->dtype, &param->communicated));
-    if (param->sharded)
-        TSR_TRY(check_shard(engine, param, &view));
     return dc_tensor_share(what->tensor, &param->tensor);
 }
 
@@ -159,27 +172,36 @@ tsr_status dc_param_register(dc_engine *engine, const dc_registration *what) {
     return status;
 }
 
+/* The tsr_zero is told of what set_grad changed. */
+static tsr_status tell_grad(dc_engine *engine, dc_param *param,
+                            bool new_dtype) {
+    if (!engine->zero)
+        return TSR_OK;
+    if (new_dtype)
+        return dc_param_enter(engine, param);
+    if (param->sharded)
+        return tsr_zero_update_param_grad_buffer(
+            engine->zero, param->id, borrowed(param->grad), engine->stream);
+    return tsr_zero_update_param_grad_slice(
+        engine->zero, param->id, borrowed(param->grad), param->grad_offset,
+        param->grad_numel, engine->stream);
+}
+
 tsr_status dc_param_update_grad(dc_engine *engine, int64_t id, dc_tensor grad,
                                 int64_t offset) {
     dc_param *param = NULL;
     TSR_TRY(dc_find_param(engine, id, &param));
-    dc_tensor earlier = param->grad; /* the tsr_zero refers to it so far */
-    tsr_dtype accumulated = param->accumulated;
+    dc_param before = *param; /* the tsr_zero refers to its grad so far */
     param->grad = NULL;
-    tsr_status status = set_grad(param, grad, offset);
-    if (status != TSR_OK) {
-        param->grad = earlier;
-        return status;
+    tsr_status status = set_grad(engine, param, grad, offset);
+    if (status == TSR_OK)
+        status =
+            tell_grad(engine, param, param->accumulated != before.accumulated);
+    if (status == TSR_OK) {
+        dc_tensor_release(before.grad);
+        return TSR_OK;
     }
-    if (engine->zero && accumulated != param->accumulated)
-        status = dc_param_enter(engine, param);
-    else if (engine->zero && param->sharded)
-        status = tsr_zero_update_param_grad_buffer(
-            engine->zero, id, borrowed(param->grad), engine->stream);
-    else if (engine->zero)
-        status = tsr_zero_update_param_grad_slice(
-            engine->zero, id, borrowed(param->grad), offset, param->grad_numel,
-            engine->stream);
-    dc_tensor_release(earlier);
+    dc_tensor_release(param->grad);
+    *param = before;
     return status;
 }

@@ -215,6 +215,17 @@ class Reduce(OpTest):
         self.end()
         self.assertTrue(torch.equal(grad.view(4, 6), gradient.float()))
 
+    def test_gradient_buffer_of_another_size(self):
+        shard, grad = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        for size, words in ((0, "grad is NULL"), (9, "buffer has 9 elements, its shard 10"), (11, "buffer has 11 elements")):
+            with self.assertRaisesRegex(RuntimeError, f"parameter 1: .*{words}"):
+                dc.update_param_grad_buffer(1, torch.empty(size))
+        dc.start_backward(True)
+        self.ops.reduce_grad(torch.ones(10), GRAPH, 1)
+        self.end()
+        self.assertTrue(torch.equal(grad, torch.ones(10)))  # the earlier one stays
+
     def test_stage_1_sums_micro_steps_without_touching_gradients(self):
         weights = torch.zeros(10)
         dc.register_param(1, (10, ), weights, torch.empty(0), 0)
@@ -492,13 +503,13 @@ class Installing(unittest.TestCase):
             first, second, failing = (types.SimpleNamespace(fails=fails) for fails in (False, False, True))
             for engine in (first, second):
                 DeepSpeedEngine.compile(engine)
-                self.assertEqual(engine._tessera_handle, library.get().current())
+                self.assertEqual(engine._tessera.handle, library.get().current())
             with self.assertRaises(ValueError):
                 DeepSpeedEngine.compile(failing)
-            self.assertFalse(hasattr(failing, "_tessera_handle"))
-            self.assertEqual(dc.engines(), (first._tessera_handle, second._tessera_handle))
+            self.assertFalse(hasattr(failing, "_tessera"))
+            self.assertEqual(dc.engines(), (first._tessera.handle, second._tessera.handle))
             for engine in (first, second):
-                library.get().call("set_current", engine._tessera_handle)
+                library.get().call("set_current", engine._tessera.handle)
                 dc.cleanup()
             tessera_torch.uninstall()
         tessera_torch.install()

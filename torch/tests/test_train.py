@@ -21,6 +21,12 @@ class Train(unittest.TestCase):
     def test_stage_1_micro_steps(self):
         self.check("1", "f32", "eager", "layers=1", "steps=2", "micro_steps=2")
 
+    def test_engines_in_turns(self):
+        """Both count parameters from 0, and a pass that begins resets torch.compile for both."""
+        self.assertTrue(
+            train.turns_are_as_alone("3 f32 eager layers=1 steps=3 compile.offload_opt_states=true",
+                                     "1 f32 eager layers=2 width=16 steps=2 micro_steps=2"))
+
 
 if __name__ == "__main__":
     unittest.main()

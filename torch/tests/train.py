@@ -4,6 +4,9 @@ losses and gradient norms of every step.
 train.py STAGE DTYPE BACKEND [key=value ...]     BACKEND: inductor, eager (of DeepCompile)
 keys: model (small, llama, gpt2), world, steps, micro_steps, width, layers, compile.<setting>
 Prints one line of JSON; exits 1 when they differ by more than the bounds.
+
+train.py turns "STAGE DTYPE BACKEND ..." ...     engines of one process that take turns, one of each; exits 1 when one does not train
+to the bit as alone
 """
 import json
 import sys
@@ -64,23 +67,74 @@ def moved(settings) -> dict:
     return {}
 
 
-def run(rank, options, compiled):
+def start(options, compiled):
+    """An engine of these options, with a model that is the same each time."""
     import deepspeed
     import models
     torch.manual_seed(3)
     model = models.make(options["model"], options["width"], options["layers"])
-    settings = options["settings"] if compiled else None
-    config = config_of(options["stage"], options["dtype"], settings, options["micro_steps"])
+    config = config_of(options["stage"], options["dtype"], options["settings"] if compiled else None, options["micro_steps"])
     engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
     if compiled:
         engine.compile(backend=options["backend"])
-    begin = time.monotonic()
-    found = list(steps_of(engine, options["steps"], options["micro_steps"], rank))
+    return engine
+
+
+def finish(engine, compiled):
     if compiled and not engine.is_deepcompile_active():
         raise RuntimeError("DeepCompile was not active")
-    seconds = time.monotonic() - begin
     engine.destroy()
-    return {"steps": found, "seconds": seconds, "moved": moved(settings or {})}
+
+
+def run(rank, options, compiled):
+    engine = start(options, compiled)
+    begin = time.monotonic()
+    found = list(steps_of(engine, options["steps"], options["micro_steps"], rank))
+    seconds = time.monotonic() - begin
+    finish(engine, compiled)
+    return {"steps": found, "seconds": seconds, "moved": moved(options["settings"] if compiled else {})}
+
+
+def environment_of(*runs) -> dict:
+    found = {}
+    for options in runs:
+        found.update(options.get("environment", {}))
+        for setting in options["settings"]:
+            found.update(PASSES.get(setting, {}))
+    return found
+
+
+def turns_main(rank, world, runs, out):
+    """Engines of one process take a step each in turns; one that is through is destroyed while the others go on."""
+    import tessera_torch
+    tessera_torch.install()
+    engines = [start(options, compiled=True) for options in runs]
+    left = {i: steps_of(engine, options["steps"], options["micro_steps"], rank)
+            for i, (engine, options) in enumerate(zip(engines, runs))}
+    found = [[] for _ in runs]
+    while left:
+        for i, steps in list(left.items()):
+            if (step := next(steps, None)) is not None:
+                found[i].append(step)
+                continue
+            finish(engines[i], compiled=True)
+            del left[i]
+    tessera_torch.uninstall()
+    if rank == 0:
+        out.put(found)
+
+
+def launch_turns(runs, timeout_s=300) -> list:
+    """Losses and norms of each."""
+    out = ranks.context().SimpleQueue()
+    ranks.run(turns_main, runs[0]["world"], runs, out, timeout_s=timeout_s, **environment_of(*runs))
+    return out.get()
+
+
+def turns_are_as_alone(*lines) -> bool:
+    """Engines of one process that take turns train to the bit as each alone in a process; each is a line of arguments."""
+    runs = [parse(line.split()) for line in lines]
+    return launch_turns(runs) == [launch_turns([options])[0] for options in runs]
 
 
 def side_main(rank, world, side, options, out):
@@ -103,10 +157,7 @@ def side_main(rank, world, side, options, out):
 def launch(side, options, timeout_s=900) -> dict:
     """One side's losses and norms."""
     out = ranks.context().SimpleQueue()
-    environment = dict(options.get("environment", {}))
-    for setting in options["settings"]:
-        environment.update(PASSES.get(setting, {}))
-    ranks.run(side_main, options["world"], side, options, out, timeout_s=timeout_s, **environment)
+    ranks.run(side_main, options["world"], side, options, out, timeout_s=timeout_s, **environment_of(options))
     return out.get()
 
 
@@ -144,6 +195,8 @@ def parse(arguments) -> dict:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["turns"]:
+        sys.exit(0 if turns_are_as_alone(*sys.argv[2:]) else 1)
     asked = parse(sys.argv[1:])
     found = compare(asked)
     print(json.dumps({"run": " ".join(sys.argv[1:]), **found, "fine": within(found, asked["dtype"])}), flush=True)
