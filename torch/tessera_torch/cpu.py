@@ -1,7 +1,9 @@
 """What DeepCompile's Python needs on DeepSpeed's CPU accelerator. Each function is one patch, applied on that accelerator only,
 and only where something is missing; its docstring is the reason."""
+import ctypes
 import importlib
 import operator
+import os
 import time
 import types
 
@@ -185,7 +187,25 @@ def shared_memory_op(patches):
         patches.set(backend, "build_shm_op", lambda: None)
 
 
-PATCHES = (shared_memory_op, supported, current_device, streams, fork_rng, average, record_stream, activation_on_host, python_dispatcher,
+def freed_memory(patches):
+    """A parameter's gathered copy is freed and taken again many times a step. glibc gives its pages to the kernel in between, and
+    faulting them in again costs more than the copy: so the process keeps them, as a device's caching allocator does. Not
+    where the environment sets glibc's thresholds, or libc is another."""
+    trim_threshold, mmap_threshold, initial = -1, -3, 128 << 10  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and their values at start
+    chosen = any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"))
+    libc = ctypes.CDLL(None)
+    if chosen or not hasattr(libc, "gnu_get_libc_version"):
+        return
+
+    def thresholds(trim, mmap):
+        libc.mallopt(trim_threshold, trim)
+        libc.mallopt(mmap_threshold, mmap)
+
+    thresholds(-1, (1 << 31) - 1)  # -1: never
+    patches.add(lambda: thresholds(initial, initial))
+
+
+PATCHES = (freed_memory, shared_memory_op, supported, current_device, streams, fork_rng, average, record_stream, activation_on_host, python_dispatcher,
            comm_profile, wait_every_gather, flat_weights)
 
 

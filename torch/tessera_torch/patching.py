@@ -10,24 +10,20 @@ class Patches:
 
     def set(self, owner, name, value):
         """Returns what was there; None if nothing was."""
-        own = vars(owner).get(name, _MISSING)
-        before = getattr(owner, name, None)
+        own, before = vars(owner).get(name, _MISSING), getattr(owner, name, None)
         setattr(owner, name, value)
-        self._undo.append((owner, name, own))
+        self.add(lambda: delattr(owner, name) if own is _MISSING else setattr(owner, name, own))
         return before
 
     def set_item(self, table, key, value):
-        self._undo.append((table, key, table.get(key, _MISSING), "item"))
+        before = table.get(key, _MISSING)
         table[key] = value
+        self.add(lambda: table.pop(key, None) if before is _MISSING else table.update({key: before}))
+
+    def add(self, undo):
+        """undo() is called when it is this change's turn."""
+        self._undo.append(undo)
 
     def undo(self):
         while self._undo:
-            owner, name, before, *item = self._undo.pop()
-            if item and before is _MISSING:
-                owner.pop(name, None)
-            elif item:
-                owner[name] = before
-            elif before is _MISSING:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
+            self._undo.pop()()
