@@ -125,9 +125,11 @@ tsr_status dc_engine_register_graph(dc_engine *engine, int stage, int64_t graph,
     if (!engine->zero)
         TSR_TRY(open_zero(engine, stage));
     if (engine->stage != stage)
-        return tsr_error(TSR_FAILED_PRECONDITION,
-                         "a graph of ZeRO stage %d in an engine of stage %d",
-                         stage, engine->stage);
+        return tsr_error(
+            TSR_FAILED_PRECONDITION,
+            "a graph of ZeRO stage %d in an engine of stage %d: its "
+            "first graph decides",
+            stage, engine->stage);
     TSR_TRY(tsr_zero_register_graph(engine->zero, graph, ids, count));
     return tsr_map_set(&engine->graphs, graph, 0);
 }

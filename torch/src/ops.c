@@ -179,7 +179,7 @@ void dc_kernel_clone(dc_value *stack, uint64_t arguments, uint64_t results) {
     tsr_status status = dc_tensor_clone(a, &made);
     dc_tensor_release(a);
     if (status != TSR_OK)
-        dc_throw();
+        dc_throw("test_call");
     stack[0] = dc_give_tensor(made);
 }
 

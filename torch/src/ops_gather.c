@@ -64,7 +64,7 @@ typedef tsr_status (*gather_body)(int64_t graph, int64_t id,
                                   int32_t torch_dtype, dc_tensor a,
                                   dc_tensor *out_tensor);
 
-static void run_gather(dc_value *stack, gather_body body) {
+static void run_gather(const char *op, dc_value *stack, gather_body body) {
     dc_tensor a = dc_take_tensor(stack[0]), made = NULL;
     int32_t dtype = dc_take_dtype(stack[3]);
     dc_lock();
@@ -73,18 +73,18 @@ static void run_gather(dc_value *stack, gather_body body) {
     dc_unlock();
     dc_tensor_release(a);
     if (status != TSR_OK)
-        dc_throw();
+        dc_throw(op);
     stack[0] = dc_give_tensor(made);
 }
 
 KERNEL(allgather_param) {
     UNUSED_COUNTS;
-    run_gather(stack, allgather);
+    run_gather("allgather_param", stack, allgather);
 }
 
 KERNEL(allgather_param_meta) {
     UNUSED_COUNTS;
-    run_gather(stack, allgather_shape);
+    run_gather("allgather_param", stack, allgather_shape);
 }
 
 /* ---- prefetch_params_fused ---- */
@@ -128,8 +128,8 @@ KERNEL(prefetch_params_fused) {
     status = status != TSR_OK ? status : second != TSR_OK ? second : third;
     if (status == TSR_OK && given && dtype_count != count)
         status = tsr_error(TSR_INVALID_ARGUMENT,
-                           "prefetch_params_fused: %zu ids, %zu dtypes", count,
-                           dtype_count);
+                           "%zu ids, %zu dtypes: as many of each, or no dtypes",
+                           count, dtype_count);
     if (status == TSR_OK)
         status = tsr_alloc(count, sizeof *found, (void **)&found);
     if (status == TSR_OK) {
@@ -142,7 +142,7 @@ KERNEL(prefetch_params_fused) {
     tsr_free(dtypes);
     tsr_free(found);
     if (status != TSR_OK)
-        dc_throw();
+        dc_throw("prefetch_params_fused");
 }
 
 KERNEL(prefetch_params_fused_meta) {
@@ -180,7 +180,7 @@ KERNEL(wait_allgather) {
     dc_unlock();
     if (status != TSR_OK) {
         dc_tensor_release(a);
-        dc_throw();
+        dc_throw("wait_allgather");
     }
 }
 
@@ -199,7 +199,7 @@ KERNEL(release_param) {
     dc_unlock();
     if (status != TSR_OK) {
         dc_tensor_release(dc_take_tensor(stack[0]));
-        dc_throw();
+        dc_throw("release_param");
     }
 }
 

@@ -12,7 +12,7 @@ typedef tsr_status (*op_body)(dc_engine *engine, int64_t graph, int64_t id,
                               dc_tensor a, dc_tensor *out_tensor);
 
 /* What all have in common. */
-static void run(dc_value *stack, op_body body, bool gives) {
+static void run(const char *op, dc_value *stack, op_body body, bool gives) {
     dc_tensor a = dc_take_tensor(stack[0]), made = NULL;
     dc_engine *engine = NULL;
     int64_t graph = (int64_t)stack[1];
@@ -25,7 +25,7 @@ static void run(dc_value *stack, op_body body, bool gives) {
     dc_unlock();
     dc_tensor_release(a);
     if (status != TSR_OK)
-        dc_throw();
+        dc_throw(op);
     if (gives)
         stack[0] = dc_give_tensor(made);
 }
@@ -158,7 +158,7 @@ static tsr_status reload_shard(dc_engine *engine, int64_t graph, int64_t id,
 #define KERNEL(name, body, gives)                                              \
     static void name(dc_value *stack, uint64_t arguments, uint64_t results) {  \
         (void)arguments, (void)results;                                        \
-        run(stack, body, gives);                                               \
+        run(#name, stack, body, gives);                                        \
     }
 
 KERNEL(offload_tensor, offload, true)

@@ -85,8 +85,8 @@ static tsr_status reduce(dc_tensor a, int64_t graph, int64_t id) {
     TSR_TRY(dc_tensor_view(a, &view));
     if (view.numel != param->numel)
         return tsr_error(TSR_INVALID_ARGUMENT,
-                         "reduce_grad: parameter %lld has %lld elements, its "
-                         "gradient %lld",
+                         "parameter %lld has %lld elements, its gradient %lld: "
+                         "reduce the whole gradient",
                          (long long)id, (long long)param->numel,
                          (long long)view.numel);
     int32_t wire = dc_dtype_to_torch(param->communicated);
@@ -119,7 +119,7 @@ KERNEL(reduce_grad) {
         status = nothing(a, &made);
     dc_tensor_release(a);
     if (status != TSR_OK)
-        dc_throw();
+        dc_throw("reduce_grad");
     stack[0] = dc_give_tensor(made);
 }
 
@@ -129,7 +129,7 @@ KERNEL(reduce_grad_meta) {
     tsr_status status = nothing(a, &made);
     dc_tensor_release(a);
     if (status != TSR_OK)
-        dc_throw();
+        dc_throw("reduce_grad");
     stack[0] = dc_give_tensor(made);
 }
 
@@ -166,7 +166,7 @@ static void take_tensors(dc_value *stack, bool free_them) {
         dc_tensor_release(dc_take_tensor(tensors[i]));
     tsr_free(tensors);
     if (status != TSR_OK)
-        dc_throw();
+        dc_throw("free_tensors");
 }
 
 KERNEL(free_tensors) {

@@ -33,7 +33,7 @@ static void register_param(dc_value *stack, uint64_t arguments,
     dc_tensor_release(what.grad);
     tsr_free(shape);
     if (status != TSR_OK)
-        dc_throw();
+        dc_throw("register_param");
 }
 
 static void update_param_grad_buffer(dc_value *stack, uint64_t arguments,
@@ -50,7 +50,7 @@ static void update_param_grad_buffer(dc_value *stack, uint64_t arguments,
     dc_unlock();
     dc_tensor_release(grad);
     if (status != TSR_OK)
-        dc_throw();
+        dc_throw("update_param_grad_buffer");
 }
 
 const dc_op dc_register_ops[] = {

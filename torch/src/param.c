@@ -7,7 +7,9 @@ tsr_status dc_find_param(const dc_engine *engine, int64_t id,
                          dc_param **out_param) {
     int32_t index = tsr_map_get(&engine->param_index, id);
     if (index < 0)
-        return tsr_error(TSR_NOT_FOUND, "parameter %lld is not registered",
+        return tsr_error(TSR_NOT_FOUND,
+                         "parameter %lld is not registered: register_param or "
+                         "register_z3_param comes first",
                          (long long)id);
     *out_param = engine->params.data[index];
     return TSR_OK;
@@ -38,7 +40,8 @@ tsr_status dc_param_enter(dc_engine *engine, dc_param *param) {
     if (param->sharded != (engine->stage == 3))
         return tsr_error(TSR_FAILED_PRECONDITION,
                          "parameter %lld was registered %s, but the graph is "
-                         "of ZeRO stage %d",
+                         "of ZeRO stage %d: register_z3_param is for stage 3, "
+                         "register_param for 1 and 2",
                          (long long)param->id,
                          param->sharded ? "sharded" : "whole", engine->stage);
     tsr_zero_param desc = {
@@ -68,7 +71,8 @@ static tsr_status check_shard(const dc_engine *engine, const dc_param *param,
     int64_t expected = shard_numel(engine, param);
     if (!shard->contiguous)
         return tsr_error(TSR_INVALID_ARGUMENT,
-                         "parameter %lld: its shard is not contiguous",
+                         "parameter %lld: its shard is not contiguous: "
+                         "register shard.contiguous()",
                          (long long)param->id);
     if (shard->numel != expected)
         return tsr_error(TSR_INVALID_ARGUMENT,
@@ -88,7 +92,7 @@ static tsr_status check_grad(const dc_engine *engine, const dc_param *param,
         return TSR_OK;
     return tsr_error(TSR_INVALID_ARGUMENT,
                      "parameter %lld: its gradient buffer has %lld elements, "
-                     "its shard %lld",
+                     "its shard %lld: give as many, or none if it is frozen",
                      (long long)param->id, (long long)numel,
                      (long long)expected);
 }
@@ -101,7 +105,7 @@ static tsr_status set_grad(const dc_engine *engine, dc_param *param,
     if (!view.contiguous)
         return tsr_error(TSR_INVALID_ARGUMENT,
                          "parameter %lld: its gradient buffer is not "
-                         "contiguous",
+                         "contiguous: give a contiguous one",
                          (long long)param->id);
     TSR_TRY(check_grad(engine, param, view.numel));
     tsr_dtype dtype = param->accumulated;

@@ -63,7 +63,8 @@ tsr_status dc_torch_failed(const char *call) {
                      why && *why ? why : "see its log above");
 }
 
-void dc_throw(void) {
+void dc_throw(const char *op) {
+    (void)tsr_error_at(TSR_OK, "%s", op);
     dc_torch()->aoti_torch_check(false, "tessera_torch", "tessera_torch", 0,
                                  tsr_last_error());
 }

@@ -113,8 +113,8 @@ tsr_status dc_torch_failed(const char *call);
             return dc_torch_failed(#call);                                     \
     } while (0)
 
-/* Raises this thread's last error in Python, through a kernel's caller: a C++
- * exception passes, so the kernel owns nothing any more. */
-void dc_throw(void);
+/* Raises this thread's last error in Python, as the op's, through its kernel's
+ * caller: a C++ exception passes, so the kernel owns nothing any more. */
+void dc_throw(const char *op);
 
 #endif

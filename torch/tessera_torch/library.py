@@ -66,7 +66,7 @@ class Library:
 
     def call(self, name, *arguments):
         if getattr(self._c, f"tsr_torch_{name}")(*arguments) != 0:
-            raise RuntimeError(f"tessera_torch: {self._c.tsr_torch_error().decode(errors='replace')}")
+            raise RuntimeError(f"tessera_torch: {name}: {self._c.tsr_torch_error().decode(errors='replace')}")
 
     def fail(self, status, message):
         """For callbacks: makes the message the calling thread's, and gives the status."""

@@ -382,18 +382,18 @@ class Errors(OpTest):
     def test_name_what_is_wrong(self):
         shard, _ = self.param(1, (10, ))
         for words, call in (
-            ("graph 77 is not registered", lambda: self.ops.allgather_param(shard, 77, 1)),
-            ("parameter 5 is not registered", lambda: dc.register_graph_z3(GRAPH, [5])),
-            ("its shard has 9 elements", lambda: dc.register_z3_param(2, (10, ), torch.ones(9), torch.ones(9), False, None)),
+            ("allgather_param: graph 77 is not registered: register_graph_z1, z2 or z3", lambda: self.ops.allgather_param(shard, 77, 1)),
+            ("register_graph: parameter 5 is not registered", lambda: dc.register_graph_z3(GRAPH, [5])),
+            ("register_param: parameter 2: its shard has 9 elements", lambda: dc.register_z3_param(2, (10, ), torch.ones(9), torch.ones(9), False, None)),
             ("float32, bfloat16 or float16",
              lambda: dc.register_z3_param(2, (4, ), torch.ones(4).double(), torch.ones(4), False, None)),
         ):
             with self.assertRaisesRegex(RuntimeError, words):
                 call()
         dc.register_graph_z3(GRAPH, [1])
-        with self.assertRaisesRegex(RuntimeError, "parameter 1 has 10 elements, its gradient 3"):
+        with self.assertRaisesRegex(RuntimeError, "reduce_grad: parameter 1 has 10 elements, its gradient 3"):
             self.ops.reduce_grad(torch.ones(3), GRAPH, 1)
-        with self.assertRaisesRegex(RuntimeError, "releases parameter 1, which it has not gathered"):
+        with self.assertRaisesRegex(RuntimeError, "release_param: .*releases parameter 1, which it has not gathered"):
             self.ops.release_param(shard, GRAPH, 1, 1)
         with self.assertRaisesRegex(RuntimeError, "ZeRO stage 2 in an engine of stage 3"):
             dc.register_graph_z2(GRAPH + 1, [1])
