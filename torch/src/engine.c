@@ -45,6 +45,11 @@ static tsr_status create_parts(dc_engine *engine) {
 tsr_status dc_engine_create(const dc_options *options, dc_engine **out_engine) {
     dc_engine *engine = NULL;
     *out_engine = NULL;
+    if (options->bucket_elements < 1)
+        return tsr_error(TSR_INVALID_ARGUMENT,
+                         "buckets of %lld elements: reduce_bucket_size must be "
+                         "at least 1",
+                         (long long)options->bucket_elements);
     TSR_TRY(tsr_alloc(1, sizeof *engine, (void **)&engine));
     engine->options = *options;
     tsr_status status = create_parts(engine);

@@ -117,7 +117,7 @@ static void release_tensors(dc_value *tensors, size_t count) {
 
 KERNEL(prefetch_params_fused) {
     dc_value *tensors = NULL, *ids = NULL, *dtypes = NULL, boxed;
-    size_t tensor_count, count = 0, dtype_count = 0;
+    size_t tensor_count = 0, count = 0, dtype_count = 0;
     tsr_dtype *found = NULL;
     UNUSED_COUNTS;
     tsr_status status = dc_take_list(stack[1], &tensors, &tensor_count);
@@ -126,10 +126,12 @@ KERNEL(prefetch_params_fused) {
     if (given)
         third = dc_take_list(boxed, &dtypes, &dtype_count);
     status = status != TSR_OK ? status : second != TSR_OK ? second : third;
-    if (status == TSR_OK && given && dtype_count != count)
+    if (status == TSR_OK &&
+        (tensor_count != count || (given && dtype_count != count)))
         status = tsr_error(TSR_INVALID_ARGUMENT,
-                           "%zu ids, %zu dtypes: as many of each, or no dtypes",
-                           count, dtype_count);
+                           "%zu parameters, %zu ids, %zu dtypes: as many of "
+                           "each, or no dtypes",
+                           tensor_count, count, dtype_count);
     if (status == TSR_OK)
         status = tsr_alloc(count, sizeof *found, (void **)&found);
     if (status == TSR_OK) {

@@ -11,17 +11,33 @@
 typedef tsr_status (*op_body)(dc_engine *engine, int64_t graph, int64_t id,
                               dc_tensor a, dc_tensor *out_tensor);
 
+static tsr_status empty_laid_out(const dc_view *like, dc_tensor *out_tensor) {
+    dc_tensor flat = NULL;
+    TSR_TRY(dc_tensor_empty(like, 1, &like->numel, like->dtype, &flat));
+    tsr_status status = dc_tensor_laid_out(flat, like, out_tensor);
+    dc_tensor_release(flat);
+    return status;
+}
+
+/* A tensor without elements is not moved. */
+static tsr_status run_on(dc_engine *engine, dc_value *stack, op_body body,
+                         bool gives, dc_tensor a, dc_tensor *out_tensor) {
+    dc_view view;
+    TSR_TRY(dc_tensor_view(a, &view));
+    dc_storage_reap(&engine->storage);
+    return gives && view.numel == 0 ? empty_laid_out(&view, out_tensor)
+                                    : body(engine, (int64_t)stack[1],
+                                           (int64_t)stack[2], a, out_tensor);
+}
+
 /* What all have in common. */
 static void run(const char *op, dc_value *stack, op_body body, bool gives) {
     dc_tensor a = dc_take_tensor(stack[0]), made = NULL;
     dc_engine *engine = NULL;
-    int64_t graph = (int64_t)stack[1];
     dc_lock();
-    tsr_status status = dc_engine_of_graph(graph, &engine);
-    if (status == TSR_OK) {
-        dc_storage_reap(&engine->storage);
-        status = body(engine, graph, (int64_t)stack[2], a, &made);
-    }
+    tsr_status status = dc_engine_of_graph((int64_t)stack[1], &engine);
+    if (status == TSR_OK)
+        status = run_on(engine, stack, body, gives, a, &made);
     dc_unlock();
     dc_tensor_release(a);
     if (status != TSR_OK)
@@ -56,6 +72,7 @@ static tsr_status offload(dc_engine *engine, int64_t graph, int64_t id,
     dc_view view;
     dc_tensor dense = NULL;
     TSR_TRY(dc_tensor_view(a, &view));
+    TSR_TRY(dc_tensor_check_memory(a, &view));
     if (dc_view_dense(&view))
         return offload_dense(engine, graph, id, a, out_tensor);
     TSR_TRY(dc_tensor_copy(a, view.dtype, &dense));
@@ -72,14 +89,6 @@ static tsr_status wait_offloaded(dc_engine *engine, int64_t graph, int64_t id,
     TSR_TRY(dc_tensor_data(a, &host));
     TSR_TRY(tsr_zero_wait_offload(engine->zero, graph, id, engine->stream));
     return dc_tensor_around(host, &view, out_tensor);
-}
-
-static tsr_status empty_laid_out(const dc_view *like, dc_tensor *out_tensor) {
-    dc_tensor flat = NULL;
-    TSR_TRY(dc_tensor_empty(like, 1, &like->numel, like->dtype, &flat));
-    tsr_status status = dc_tensor_laid_out(flat, like, out_tensor);
-    dc_tensor_release(flat);
-    return status;
 }
 
 /* Profiling runs a backward whose forward has offloaded nothing. */

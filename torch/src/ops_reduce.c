@@ -89,6 +89,7 @@ static tsr_status reduce(dc_tensor a, int64_t graph, int64_t id) {
                          "reduce the whole gradient",
                          (long long)id, (long long)param->numel,
                          (long long)view.numel);
+    TSR_TRY(dc_tensor_check_memory(a, &view));
     int32_t wire = dc_dtype_to_torch(param->communicated);
     TSR_TRY(tsr_zero_grad_slot(engine->zero, graph, id, engine->stream, &slot));
     return slot ? reduce_into(engine, graph, id, slot, wire, &view, a)

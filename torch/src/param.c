@@ -108,6 +108,7 @@ static tsr_status set_grad(const dc_engine *engine, dc_param *param,
                          "contiguous: give a contiguous one",
                          (long long)param->id);
     TSR_TRY(check_grad(engine, param, view.numel));
+    TSR_TRY(dc_tensor_check_memory(grad, &view));
     tsr_dtype dtype = param->accumulated;
     if (view.numel > 0)
         TSR_TRY(dc_dtype_from_torch(view.dtype, &dtype));
@@ -120,18 +121,33 @@ static tsr_status set_grad(const dc_engine *engine, dc_param *param,
     return TSR_OK;
 }
 
+static tsr_status count_elements(const dc_registration *what, dc_param *param) {
+    bool fits = true;
+    param->numel = 1;
+    for (int64_t d = 0; d < what->dims; d++) {
+        param->sizes[d] = what->sizes[d];
+        fits = fits && what->sizes[d] >= 0 &&
+               !__builtin_mul_overflow(param->numel, what->sizes[d],
+                                       &param->numel);
+    }
+    return fits ? TSR_OK
+                : tsr_error(TSR_INVALID_ARGUMENT,
+                            "parameter %lld: its shape is no shape of a "
+                            "tensor: a size is negative, or they are too many "
+                            "elements",
+                            (long long)what->id);
+}
+
 static tsr_status describe(const dc_engine *engine, const dc_registration *what,
                            dc_param *param) {
     dc_view view;
     param->id = what->id;
     param->dims = what->dims;
-    param->numel = 1;
     param->sharded = what->sharded;
     param->persistent = what->persistent;
     TSR_TRY(tsr_alloc((size_t)what->dims, sizeof *param->sizes,
                       (void **)&param->sizes));
-    for (int64_t d = 0; d < what->dims; d++)
-        param->numel *= param->sizes[d] = what->sizes[d];
+    TSR_TRY(count_elements(what, param));
     TSR_TRY(dc_tensor_view(what->tensor, &view));
     TSR_TRY(dc_dtype_from_torch(view.dtype, &param->stored));
     param->gathered = param->accumulated = param->stored;

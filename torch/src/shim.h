@@ -39,6 +39,7 @@ typedef void (*dc_kernel)(dc_value *stack, uint64_t arguments,
     X(dc_error, aoti_torch_new_uninitialized_tensor, (dc_tensor *))            \
     X(dc_error, aoti_torch_get_data_ptr, (dc_tensor, void **))                 \
     X(dc_error, aoti_torch_get_storage_size, (dc_tensor, int64_t *))           \
+    X(dc_error, aoti_torch_get_storage_offset, (dc_tensor, int64_t *))         \
     X(dc_error, aoti_torch_get_dim, (dc_tensor, int64_t *))                    \
     X(dc_error, aoti_torch_get_numel, (dc_tensor, int64_t *))                  \
     X(dc_error, aoti_torch_get_sizes, (dc_tensor, int64_t **))                 \

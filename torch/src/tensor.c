@@ -27,6 +27,24 @@ tsr_status dc_tensor_data(dc_tensor tensor, void **out_data) {
     return TSR_OK;
 }
 
+tsr_status dc_tensor_check_memory(dc_tensor tensor, const dc_view *view) {
+    const dc_shim *torch = dc_torch();
+    int64_t stored, last;
+    if (view->numel == 0)
+        return TSR_OK;
+    DC_TRY(aoti_torch_get_storage_size(tensor, &stored));
+    DC_TRY(aoti_torch_get_storage_offset(tensor, &last));
+    for (int64_t d = 0; d < view->dims; d++)
+        last += (view->sizes[d] - 1) * view->strides[d];
+    int64_t size = (int64_t)torch->aoti_torch_dtype_element_size(view->dtype);
+    if (last < stored / size)
+        return TSR_OK;
+    return tsr_error(TSR_FAILED_PRECONDITION,
+                     "a tensor of %lld elements whose storage holds %lld "
+                     "bytes: was it freed?",
+                     (long long)view->numel, (long long)stored);
+}
+
 void dc_tensor_release(dc_tensor tensor) {
     if (tensor)
         (void)dc_torch()->aoti_torch_delete_tensor_object(tensor);

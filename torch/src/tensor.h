@@ -20,6 +20,9 @@ tsr_status dc_tensor_view(dc_tensor tensor, dc_view *out_view);
 tsr_status dc_tensor_kind(dc_tensor tensor, dc_view *out_view);
 /* Where its elements are now; NULL: it has none. */
 tsr_status dc_tensor_data(dc_tensor tensor, void **out_data);
+/* FAILED_PRECONDITION: its storage holds fewer bytes than its elements need;
+ * somebody resized it. */
+tsr_status dc_tensor_check_memory(dc_tensor tensor, const dc_view *view);
 /* Takes NULL. */
 void dc_tensor_release(dc_tensor tensor);
 /* A second reference to it. */

@@ -14,7 +14,14 @@ PYTHON = ("deepcompile", "autoep_non_moe", "free_activation", "free_activation_t
 def timeout_s() -> float:
     """Seconds after which a silent rank counts as gone; a dead one is noticed at once. Compiling takes minutes, and not
     the same on all ranks, so torch.distributed's own default."""
-    return float(os.environ.get("TESSERA_TORCH_TIMEOUT_S", 1800))
+    given = os.environ.get("TESSERA_TORCH_TIMEOUT_S", "1800")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0.001 <= seconds <= 2_000_000:
+        raise ValueError(f"TESSERA_TORCH_TIMEOUT_S is to be seconds, from 0.001 to 2000000, not {given!r}")
+    return seconds
 
 
 def check(config):

@@ -319,6 +319,14 @@ class Offload(OpTest):
             self.assertNotEqual(back.data_ptr(), tensor.data_ptr())
         self.assertEqual(dc.memory()["reloaded"], 0)  # the caller's now
 
+    def test_no_elements(self):
+        self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        moved = torch.empty(3, 0, dtype=torch.bfloat16)
+        for op in (self.ops.offload_tensor, self.ops.wait_offload, self.ops.reload_tensor, self.ops.wait_reload):
+            moved = op(moved, GRAPH, 9)
+            self.assertEqual((moved.shape, moved.dtype), ((3, 0), torch.bfloat16))
+
     def test_other_shapes_under_one_id(self):
         for count in (10, 1000, 3):
             self.assertTrue(torch.equal(self.round_trip(torch.arange(count)), torch.arange(count)))
@@ -397,6 +405,36 @@ class Errors(OpTest):
             self.ops.release_param(shard, GRAPH, 1, 1)
         with self.assertRaisesRegex(RuntimeError, "ZeRO stage 2 in an engine of stage 3"):
             dc.register_graph_z2(GRAPH + 1, [1])
+
+    def test_memory_that_was_freed(self):
+        shard, _ = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        freed = torch.ones(2, 10)[1]
+        freed.untyped_storage().resize_(4 * 19)  # the last element is missing
+        dc.start_backward(True)
+        for op in (self.ops.reduce_grad, self.ops.offload_tensor):
+            with self.assertRaisesRegex(RuntimeError, "10 elements whose storage holds 76 bytes: was it freed"):
+                op(freed, GRAPH, 1)
+        shard.untyped_storage().resize_(0)
+        with self.assertRaisesRegex(RuntimeError, "allgather_param: parameter 1: shard is NULL"):
+            self.ops.allgather_param(shard, GRAPH, 1)
+
+    def test_shapes_and_sizes_that_are_none(self):
+        for shape in ((-10, ), (-2, -5), (1 << 40, 1 << 40)):
+            with self.assertRaisesRegex(RuntimeError, "parameter 1: its shape is no shape"):
+                dc.register_z3_param(1, shape, torch.ones(10), torch.ones(10), False, None)
+        shard, _ = self.param(1, (10, ))
+        dc.register_graph_z3(GRAPH, [1])
+        with self.assertRaisesRegex(RuntimeError, "1 parameters, 2 ids"):
+            self.ops.prefetch_params_fused(GRAPH, [shard], [1, 1])
+        with self.assertRaisesRegex(RuntimeError, "buckets of 0 elements"):
+            dc.init(dist.group.WORLD, CompileConfig(), 0)
+
+    def test_environment(self):
+        for given in ("soon", "-1", "nan", "1e30", ""):
+            with mock.patch.dict("os.environ", TESSERA_TORCH_TIMEOUT_S=given):
+                with self.assertRaisesRegex(ValueError, "TESSERA_TORCH_TIMEOUT_S is to be seconds"):
+                    dc.init(dist.group.WORLD, CompileConfig(), 1000)
 
     def test_settings(self):
         with self.assertRaisesRegex(ValueError, "symmetric memory needs a GPU"):
