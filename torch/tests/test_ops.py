@@ -1,4 +1,5 @@
 """The ops and functions one by one, on one rank: their contract, and the defects of the original that must not come back."""
+import ast
 import pathlib
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 import ranks
 import tessera_torch
 from deepspeed.compile.config import CompileConfig
-from tessera_torch import library, ops
+from tessera_torch import engines, library, ops
 from tessera_torch import module as dc
 
 GRAPH = 1 << 40
@@ -445,7 +446,45 @@ class Errors(OpTest):
             dc.reset()
 
 
+# Globals of deepspeed.compile that all engines of a process may share: keyed by frame, graph or engine, of the device, or counts.
+SHARED = {
+    "backend": {"frames_needing_bwd", "opt_pass_times", "opt_passes"},
+    "config": {"PassName"},
+    "partitioner": {"_num_fwd_outputs_by_frame"},
+    "passes.contract": {"_pass_contracts"},
+    "passes.offload_activation": {"_activation_ops_lib", "_h2d_bytes_per_sec", "_next_value_id", "_offload_plans", "_resident_bytes",
+                                  "_skipped", "_stats"},
+    "passes.offload_adam_states": {"_offload_op_stats", "_offload_ops_lib", "copy_stream", "offload_event", "reload_event"},
+    "passes.prefetch": {"run_prefetch_pass"},
+    "passes.selective_gather": {"last_optimize_step", "max_alloc_mem"},
+    "patch_compiled_func": {"backward_frame_keys", "backward_inputs", "base_meta", "enabled_patched_func", "original_grad_fn"},
+    "profilers.comm_profile": {"profile_results"},
+    "util": {"dc_handle"},
+    "z3_eager_fallback": {"_ACTIVE_FALLBACK"},
+}
+
+
+def globals_of(path) -> set:
+    """Names that a module assigns, but for constants."""
+    found, tree = set(), ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global):
+            found.update(node.names)
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        found.update(each.id for each in targets if isinstance(each, ast.Name) and not each.id.isupper())
+    return {name for name in found if not name.startswith("__")}
+
+
 class Engines(OpTest):
+
+    def test_every_global_of_the_compiler_is_an_engines_or_shared(self):
+        """A release of DeepSpeed that adds one is noticed here."""
+        root = pathlib.Path(deepspeed.__file__).parent / "compile"
+        for path in root.rglob("*.py"):
+            name = ".".join(path.relative_to(root).with_suffix("").parts)
+            known = {*engines.GRAPHS.get(name, ()), *engines.OTHERS.get(name, ()), *SHARED.get(name, ())}
+            self.assertEqual(globals_of(path) - known, set(), name)
 
     def test_two_with_equal_ids(self):
         one, _ = self.param(1, (10, ))
